@@ -1,0 +1,122 @@
+"""Contexts, random numbers and silence for openmmtools samplers."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import openmm
+    from openmmtools.multistate import ParallelTemperingSampler
+
+    from openmm_bg.systems import MolecularSystem
+
+
+def silence_openmmtools() -> None:
+    """Keep openmmtools and pymbar from announcing themselves; their warnings about a run still come.
+
+    It must be called before openmmtools is imported for the first time.
+    """
+    for name in ("pymbar", "pymbar.timeseries", "pymbar.mbar_solvers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("multistatesampler", "multistatereporter"):
+        # A logger holds a filter once, however often it is added.
+        logging.getLogger(f"openmmtools.multistate.{name}").addFilter(_not_the_announcement)
+
+
+def _not_the_announcement(record: logging.LogRecord) -> bool:
+    return "API is experimental" not in record.getMessage()
+
+
+def choose_platform(system: MolecularSystem, name: str | None) -> tuple[str, dict[str, str]]:
+    """Return an OpenMM platform and its properties for one Context.
+
+    Args:
+        system: The system.
+        name: The platform, its CPU one with a single thread; None times them and takes the fastest.
+
+    Raises:
+        InputError: If there is no such platform here.
+    """
+    import torch
+
+    from openmm_bg.potentials import OpenMMPotential
+
+    # openmmtools would choose by reputation, and leave the number of threads to OpenMM.
+    with OpenMMPotential(
+        system, platform=name, threads=name and 1, n_contexts=1, dtype=torch.float32
+    ) as trial:
+        trial.energy(torch.tensor(system.positions)[None])
+        choice = trial.choice[0]
+    return choice.platform, dict(choice.properties)
+
+
+def relaxed_positions(system: MolecularSystem, platform: str, properties: dict[str, str]) -> np.ndarray:
+    """Return the reference positions [nm] after a short minimisation: a file's may be strained."""
+    import openmm
+    from openmm import unit
+
+    context = openmm.Context(
+        system.system,
+        openmm.VerletIntegrator(0.001),
+        openmm.Platform.getPlatformByName(platform),
+        properties,
+    )
+    context.setPositions(system.positions)
+    openmm.LocalEnergyMinimizer.minimize(context, maxIterations=100)
+    relaxed = context.getState(positions=True).getPositions(asNumpy=True)
+    return relaxed.value_in_unit(unit.nanometer)
+
+
+def prepare(sampler: ParallelTemperingSampler, settings: dict[str, Any], seed: int | None) -> None:
+    """Give a sampler its Contexts and its random numbers."""
+    import openmm
+    from openmm import unit
+    from openmmtools.cache import ContextCache
+
+    integrator_seed = 0
+    if seed is not None:
+        # A resumed run must not repeat the numbers of its first part.
+        sequence = np.random.SeedSequence([int(seed), int(sampler.iteration)])
+        integrator_seed, *others = (int(value) % (2**31 - 1) + 1 for value in sequence.generate_state(4))
+        _seed_everything(*others)
+    # Dynamics and energies share one Context, and so do all temperatures. It is created here, since
+    # OpenMM reads an integrator's seed only then.
+    platform = openmm.Platform.getPlatformByName(settings["platform"])
+    cache = ContextCache(platform, settings["platform_properties"] or None)
+    integrator = _langevin(settings, unit)
+    integrator.setRandomNumberSeed(integrator_seed)
+    cache.get_context(sampler._thermodynamic_states[0], integrator)
+    sampler.sampler_context_cache = sampler.energy_context_cache = cache
+
+
+def _langevin(settings: dict[str, Any], unit: Any) -> openmm.Integrator:
+    """Return an integrator that openmmtools takes for the one of its own LangevinDynamicsMove."""
+    import openmm
+
+    integrator = openmm.LangevinMiddleIntegrator(
+        settings["temperatures"][0] * unit.kelvin,
+        settings["collision_rate"] / unit.picosecond,
+        settings["timestep"] * unit.picosecond,
+    )
+    integrator.setConstraintTolerance(1e-8)
+    return integrator
+
+
+def _seed_everything(numpy_seed: int, numba_seed: int, flow_seed: int) -> None:
+    from openmm_bg import mcmc
+
+    mcmc.seed(flow_seed)
+    np.random.seed(numpy_seed)  # noqa: NPY002 (openmmtools mixes replicas with this generator)
+    try:
+        import numba
+    except ImportError:
+        return
+
+    @numba.njit
+    def seed_compiled_code(value: int) -> None:
+        np.random.seed(value)  # noqa: NPY002 (compiled code has a generator of its own)
+
+    seed_compiled_code(numba_seed)

@@ -1,0 +1,187 @@
+"""Reading what a parallel tempering run has stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from openmm_bg.errors import InputError
+from openmm_bg.geometry import dihedrals
+from openmm_bg.units import thermal_energy
+
+
+@dataclass(frozen=True)
+class ExchangeRecord:
+    """A parallel tempering run, sorted by thermodynamic state; the starting configurations left out.
+
+    Attributes:
+        temperatures: The states' temperatures [K] with shape=(n_states,).
+        positions: Configurations [nm] with shape=(n_iterations, n_states, n_atoms, 3), float32: each
+            state's trajectory, whichever replica visited it.
+        potential_energy: Their energies [kJ/mol] with shape=(n_iterations, n_states).
+        replicas: The replica in each state with shape=(n_iterations, n_states).
+        exchange_acceptance: Accepted over proposed exchanges of neighbouring temperatures with
+            shape=(n_states - 1,), NaN where none was proposed.
+        flow_accepted: Accepted proposals of the flow move with shape=(n_states,).
+        flow_proposed: Proposals of the flow move with shape=(n_states,).
+        flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
+        settings: What the run was made with.
+    """
+
+    temperatures: np.ndarray
+    positions: np.ndarray
+    potential_energy: np.ndarray
+    replicas: np.ndarray
+    exchange_acceptance: np.ndarray
+    flow_accepted: np.ndarray
+    flow_proposed: np.ndarray
+    flow_nonfinite: np.ndarray
+    settings: dict[str, Any]
+
+    @property
+    def n_iterations(self) -> int:
+        """The number of iterations."""
+        return len(self.positions)
+
+    @property
+    def flow_acceptance(self) -> np.ndarray:
+        """Accepted over made flow proposals with shape=(n_states,), NaN where there were none."""
+        with np.errstate(invalid="ignore"):
+            return self.flow_accepted / np.where(self.flow_proposed > 0, self.flow_proposed, np.nan)
+
+    @property
+    def round_trips(self) -> int:
+        """How often a replica went from the lowest to the highest temperature and back."""
+        count = 0
+        for replica in range(self.replicas.shape[1]):
+            state = np.argmax(self.replicas == replica, axis=1)
+            ends = state[(state == 0) | (state == self.replicas.shape[1] - 1)]
+            # Visits to the two ends in turn, counted from the first one to the lowest temperature.
+            visits = ends[np.flatnonzero(np.diff(ends, prepend=-1))]
+            count += max(0, (len(visits) - int(visits[:1].any()) - 1) // 2)
+        return count
+
+    def torsions(self, torsions: Mapping[str, tuple[int, int, int, int]]) -> dict[str, np.ndarray]:
+        """Return torsion angles [rad] by name, each with shape=(n_iterations, n_states).
+
+        Args:
+            torsions: Four atom indices for each name, as in ``MolecularSystem.torsions``.
+        """
+        if not torsions:
+            return {}
+        quadruples = np.array(list(torsions.values()))
+        angles = dihedrals(self.positions.astype(np.float64), quadruples)
+        return {name: angles[..., k] for k, name in enumerate(torsions)}
+
+
+def read_exchange(storage: str | Path) -> ExchangeRecord:
+    """Read a run that `run_parallel_tempering` stored; it may still be going on or have been killed.
+
+    The model is not needed.
+
+    Args:
+        storage: The run's netCDF file.
+
+    Raises:
+        InputError: If the file does not hold such a run.
+    """
+    with open_storage(storage) as dataset:
+        settings = read_settings(dataset, storage)
+        last = int(dataset["last_iteration"][0])
+        iterations = slice(1, last + 1)
+        # states[k, r] is the state of replica r; the inverse permutation is the replica of each state.
+        states = np.asarray(dataset["states"][iterations])
+        replicas = np.argsort(states, axis=1)
+        positions = np.asarray(dataset["positions"][iterations])
+        positions = np.take_along_axis(positions, replicas[:, :, None, None], axis=1)
+        reduced = np.asarray(dataset["energies"][iterations])  # (iteration, replica, state)
+        reduced = np.take_along_axis(reduced, replicas[:, None, :], axis=1)[:, 0, :]
+        temperatures = np.array(settings["temperatures"], dtype=np.float64)
+        accepted = np.asarray(dataset["accepted"][iterations]).sum(axis=0)
+        proposed = np.asarray(dataset["proposed"][iterations]).sum(axis=0)
+        statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
+    neighbours = np.arange(len(temperatures) - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        exchange_acceptance = accepted[neighbours, neighbours + 1] / proposed[neighbours, neighbours + 1]
+    return ExchangeRecord(
+        temperatures=temperatures,
+        positions=positions,
+        potential_energy=reduced * np.array([thermal_energy(t) for t in temperatures]),
+        replicas=replicas,
+        exchange_acceptance=exchange_acceptance,
+        flow_accepted=np.array([found["n_accepted"] for found in statistics]),
+        flow_proposed=np.array([found["n_proposed"] for found in statistics]),
+        flow_nonfinite=np.array([found["n_nonfinite"] for found in statistics]),
+        settings=settings,
+    )
+
+
+def open_storage(storage: str | Path) -> Any:
+    """Open a run's netCDF file for reading.
+
+    Raises:
+        InputError: If there is no such file, or it is damaged.
+    """
+    import netCDF4
+
+    path = Path(storage)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    try:
+        return netCDF4.Dataset(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read as a netCDF file ({error.strerror or error}); "
+            "delete it, together with its checkpoint file, and start the run again."
+        ) from error
+
+
+def read_settings(dataset: Any, storage: str | Path) -> dict[str, Any]:
+    """Return what a run was made with.
+
+    Raises:
+        InputError: If the file was not written by `run_parallel_tempering`.
+    """
+    try:
+        stored = dataset["metadata/openmm_bg"][:].tobytes().decode()
+        if not {"states", "positions", "energies"} <= dataset.variables.keys():
+            raise IndexError("The run was stopped before its first iteration.")
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"{storage} holds no parallel tempering run of openmm_bg; give another file name."
+        ) from error
+    return json.loads(yaml.safe_load(stored))
+
+
+def _read_moves(dataset: Any) -> list[Any]:
+    """Return the moves' states as openmmtools stored them, without building moves from them."""
+
+    class Loader(yaml.SafeLoader):
+        """Reads quantities as None: only counters are wanted."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    variables = dataset["mcmc_moves"].variables
+    count = len(variables)
+    return [yaml.load(str(variables[f"move{k}"][0]), Loader=Loader) for k in range(count)]
+
+
+def _flow_statistics(move: Any) -> dict[str, int]:
+    """Find the flow move's state in a nested move and return its counters."""
+    found = _find_flow_move(move)
+    return {name: int(found.get(name, 0)) for name in ("n_accepted", "n_proposed", "n_nonfinite")}
+
+
+def _find_flow_move(move: Any) -> dict[str, Any]:
+    if isinstance(move, dict):
+        if move.get("_serialized__class_name") == "FlowMove":
+            return move
+        return next((found for child in move.values() if (found := _find_flow_move(child))), {})
+    if isinstance(move, list):
+        return next((found for child in move if (found := _find_flow_move(child))), {})
+    return {}

@@ -1,0 +1,34 @@
+"""Normalizing flows: distributions of configurations with exact densities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from openmm_bg.errors import ModelFileError
+from openmm_bg.flows.base import Flow
+from openmm_bg.flows.spline_flow import SplineFlow
+
+__all__ = ["Flow", "SplineFlow", "flow_from_config"]
+
+
+def flow_from_config(config: dict[str, Any]) -> Flow:
+    """Rebuild a flow from what its ``config`` returned; load its state afterwards.
+
+    Raises:
+        ModelFileError: If the configuration is of a kind that this version does not know.
+    """
+    from openmm_bg.transforms import COORDINATES
+
+    try:
+        own = config["coordinates"]
+        coordinates = COORDINATES[own["kind"]].from_config(own)
+        coordinates.circular[torch.as_tensor(config["circular"], dtype=torch.int64)] = True
+        if config["kind"] != "SplineFlow":
+            raise KeyError(config["kind"])
+        return SplineFlow(coordinates, config["temperature"], **config["settings"])
+    except (KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"The model has parts that this version does not know ({error}); use the version that wrote it."
+        ) from error

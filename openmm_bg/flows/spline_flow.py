@@ -1,0 +1,194 @@
+"""A flow of rational-quadratic splines on the features of a molecule."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from nflows.transforms import CompositeTransform
+
+from openmm_bg.flows.base import Flow
+from openmm_bg.transforms.base import Coordinates
+from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
+from openmm_bg.units import kelvin, nanometers
+
+
+class SplineFlow(Flow):
+    """Coupling layers of circular and linear splines, with a base that scales with temperature.
+
+    The base is uniform on the angles and standard normal on the other features. Sampling at a temperature
+    T multiplies the normal's variance by T / T_train and leaves the angles uniform: the density is exact at
+    every temperature, and near the Boltzmann distribution where the features are near harmonic.
+
+    Args:
+        coordinates: The fitted map between positions and features.
+        temperature: The temperature of training [K].
+        n_layers: Coupling layers. Every two are conditioned on complementary random halves of the features.
+        n_bins: Bins of each spline.
+        bound: The linear features' splines act within this many standard deviations.
+        hidden_features: Width of the conditioners.
+        n_blocks: Residual blocks of the conditioners.
+        seed: Seed of masks, shifts and initial weights.
+    """
+
+    def __init__(
+        self,
+        coordinates: Coordinates,
+        temperature: float,
+        *,
+        n_layers: int = 12,
+        n_bins: int = 8,
+        bound: float = 6.0,
+        hidden_features: int = 128,
+        n_blocks: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.coordinates = coordinates
+        self.n_atoms = coordinates.n_atoms
+        self.temperature = kelvin(temperature)
+        self._settings = {
+            "n_layers": n_layers,
+            "n_bins": n_bins,
+            "bound": bound,
+            "hidden_features": hidden_features,
+            "n_blocks": n_blocks,
+            "seed": seed,
+        }
+        circular = coordinates.circular.clone()
+        generator = torch.Generator().manual_seed(seed)
+        layers = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for mask in _masks(circular, n_layers, generator):
+                shift = (torch.rand(int(circular.sum()), generator=generator) * 2.0 - 1.0) * math.pi
+                layers.append(CircularShift(circular, shift))
+                layers.append(
+                    SplineCoupling(
+                        mask,
+                        circular,
+                        n_bins=n_bins,
+                        bound=bound,
+                        hidden_features=hidden_features,
+                        n_blocks=n_blocks,
+                    )
+                )
+        self.transform = CompositeTransform(layers)
+        self._twin: tuple[Any, SplineFlow] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network."""
+        return next(self.transform.parameters()).dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision of the network; the coordinates stay in float64."""
+        self.transform.to(dtype)
+
+    def sample(
+        self,
+        n: int,
+        temperature: float | None = None,
+        *,
+        generator: torch.Generator,
+        frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw configurations; see `Flow.sample`."""
+        with torch.no_grad():
+            z = self.sample_base(n, self._ratio(temperature), generator).to(self._device)
+            features, _ = self.transform.inverse(z)
+            # The configurations are those of these features in float64, and so is their density.
+            features = features.double()
+            positions, logabsdet = self.coordinates.inverse(features, frame=frame)
+            log_q = self._exact().features_log_prob(features, self._ratio(temperature))
+            return positions, log_q - logabsdet
+
+    def log_prob(self, positions: Any, temperature: float | None = None) -> torch.Tensor:
+        """Return exact log-densities; see `Flow.log_prob`."""
+        positions = torch.as_tensor(nanometers(positions), dtype=torch.float64, device=self._device)
+        with torch.no_grad():
+            features, logabsdet = self.coordinates.forward(positions)
+            outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
+            features = torch.where(outside[:, None], 0.0, features)
+            log_q = self._exact().features_log_prob(features, self._ratio(temperature)) + logabsdet
+            return torch.where(outside, -torch.inf, log_q)
+
+    def in_domain(self, positions: Any) -> torch.Tensor:
+        """Tell which configurations the flow can propose; see `Flow.in_domain`."""
+        positions = torch.as_tensor(nanometers(positions), dtype=torch.float64, device=self._device)
+        return torch.isfinite(self.coordinates.forward(positions)[1])
+
+    def features_log_prob(self, features: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the log-density of features with shape=(batch, n_features), in the network's precision.
+
+        Args:
+            features: Features, as the coordinates' ``forward`` gives them.
+            ratio: T / T_train.
+        """
+        z, logabsdet = self.transform(features.to(self.dtype))
+        return self.base_log_prob(z, ratio) + logabsdet
+
+    def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
+        """Draw from the base with shape=(n, n_features), in the network's precision."""
+        circular = self.coordinates.circular.cpu()
+        z = torch.randn(n, len(circular), generator=generator) * math.sqrt(ratio)
+        z[:, circular] = (torch.rand(n, int(circular.sum()), generator=generator) * 2.0 - 1.0) * math.pi
+        return z.to(self.dtype)
+
+    def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the base's log-density with shape=(batch,)."""
+        circular = self.coordinates.circular
+        n_angles = int(circular.sum())
+        normal = z[:, ~circular]
+        constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(2.0 * math.pi)
+        return -0.5 * normal.square().sum(1) / ratio - constant
+
+    def config(self) -> dict[str, Any]:
+        """Return what is needed to rebuild the flow, as JSON."""
+        return {
+            "kind": "SplineFlow",
+            "temperature": self.temperature,
+            "coordinates": self.coordinates.config(),
+            "circular": np.flatnonzero(self.coordinates.circular.cpu().numpy()).tolist(),
+            "settings": self._settings,
+        }
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.transform.parameters()).device
+
+    def _ratio(self, temperature: float | None) -> float:
+        return 1.0 if temperature is None else kelvin(temperature) / self.temperature
+
+    def _exact(self) -> SplineFlow:
+        """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
+        if self.dtype == torch.float64:
+            return self
+        version = tuple(p._version for p in self.parameters())
+        if self._twin is None or self._twin[0] != version:
+            self._twin = None
+            self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
+        return self._twin[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_twin": None}
+
+
+def _masks(circular: torch.Tensor, n_layers: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Random halves of the features and their complements; angles and other features are halved apart."""
+    masks: list[torch.Tensor] = []
+    size = len(circular)
+    while len(masks) < n_layers:
+        mask = torch.zeros(size, dtype=torch.bool)
+        for kind in (circular, ~circular):
+            members = torch.nonzero(kind).flatten()
+            members = members[torch.randperm(len(members), generator=generator)]
+            # Which half gets the odd member alternates at random, so that none is favoured.
+            half = (len(members) + int(torch.randint(2, (1,), generator=generator))) // 2
+            mask[members[:half]] = True
+        masks += [mask, ~mask]
+    masks = masks[:n_layers]
+    return [mask for mask in masks if mask.any()] or [torch.ones(size, dtype=torch.bool)]

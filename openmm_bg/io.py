@@ -1,0 +1,362 @@
+"""Reading trajectories and samples, with errors that say what is wrong with a file; saving samples."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openmm_bg import statistics
+from openmm_bg.errors import InputError
+from openmm_bg.files import atomic_path, json_text, provenance
+from openmm_bg.samples import Samples
+
+if TYPE_CHECKING:
+    import mdtraj
+
+    from openmm_bg.systems import MolecularSystem
+
+_COLUMNS = ("log_q", "reduced_energy", "log_weight", "potential_energy")
+_CARRIES_TOPOLOGY = {".h5", ".hdf5", ".pdb", ".cif", ".gro", ".lh5"}
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Configurations read from a file.
+
+    Attributes:
+        path: The file.
+        positions: Configurations [nm] with shape=(n_frames, n_atoms, 3).
+        topology: The mdtraj topology.
+        potential_energy: Potential energies [kJ/mol] with shape=(n_frames,), if the file has them.
+        temperature: The temperature [K], if the file tells one for all frames.
+        log_weights: Log-weights with shape=(n_frames,) of samples; None for a trajectory.
+        n_walkers: Independent walkers in a trajectory; frame i belongs to walker i % n_walkers.
+    """
+
+    path: Path
+    positions: np.ndarray
+    topology: mdtraj.Topology
+    potential_energy: np.ndarray | None = None
+    temperature: float | None = None
+    log_weights: np.ndarray | None = None
+    n_walkers: int = 1
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.positions)
+
+
+def read_trajectory(
+    path: str | Path, topology: str | Path | None = None, *, n_atoms: int | None = None
+) -> Frames:
+    """Read a trajectory in any of mdtraj's formats.
+
+    Args:
+        path: The trajectory.
+        topology: A file with the topology (e.g. PDB), for formats without one (e.g. DCD, XTC).
+        n_atoms: The number of atoms it must have.
+
+    Raises:
+        InputError: If a file is missing or truncated, the topology is missing or of another molecule,
+            or a position is NaN or infinite.
+    """
+    import mdtraj
+
+    path = _existing(path)
+    if topology is not None:
+        topology = _existing(topology)
+    elif path.suffix.lower() not in _CARRIES_TOPOLOGY:
+        raise InputError(f"{path} has no topology inside; give one with --topology, e.g. a PDB file.")
+    has_own = path.suffix.lower() in _CARRIES_TOPOLOGY
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unit cells and unusual PDB records
+            trajectory = mdtraj.load(str(path), **({} if has_own else {"top": str(topology)}))
+    except Exception as error:  # the parsers raise many kinds
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{path} cannot be read as a trajectory; it may be truncated, or belong to another topology"
+            + (f" ({reason[-1].strip().rstrip('.')})." if reason else ".")
+        ) from error
+    _check_frames(path, trajectory.xyz, n_atoms)
+    if path.suffix.lower() == ".dcd" and len(trajectory) < (claimed := _dcd_frames(path)):
+        raise InputError(f"{path} is truncated: it has {len(trajectory)} of the {claimed} frames it claims.")
+    energy, temperature = _energies(path, len(trajectory))
+    return Frames(
+        path=path,
+        positions=trajectory.xyz.astype(np.float64),
+        topology=trajectory.topology,
+        potential_energy=energy,
+        temperature=temperature,
+        n_walkers=_walkers(path, len(trajectory)),
+    )
+
+
+def samples_path(path: str | Path) -> Path:
+    """Return the path for a samples file if it can be used.
+
+    Raises:
+        InputError: If it does not end in .h5, or is a folder.
+    """
+    path = Path(path)
+    if path.suffix != ".h5":
+        raise InputError(f"Samples are saved in a file that ends in .h5, not {path.name!r}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file.")
+    return path
+
+
+def save_samples(samples: Samples, path: str | Path) -> dict[str, Any]:
+    """Save samples, their log-densities and weights, and how they were made.
+
+    Three files are written, each complete or not at all: `path` (mdtraj HDF5: the draws inside the target's
+    domain, in single precision), a CSV table with a row for each of its frames, and a JSON summary with the
+    number of all draws. Draws outside the domain are only counted.
+
+    Args:
+        samples: The samples; they must know their system.
+        path: The HDF5 file, ending in .h5; the others have the extensions .csv and .json.
+
+    Returns:
+        The JSON summary.
+
+    Raises:
+        InputError: If the name is wrong, or there is no topology or no draw inside the domain.
+    """
+    import mdtraj
+
+    path = samples_path(path)
+    trajectory = samples.to_mdtraj()
+    frames = samples.in_domain
+    summary = _summary(samples)
+    table = np.stack([samples.log_q, samples.reduced_energy, samples.log_weights, samples.energies], axis=1)
+    with ExitStack() as stack:
+        # Renamed in the opposite order: the summary, which vouches for the others, comes last.
+        names = [stack.enter_context(atomic_path(path.with_suffix(s))) for s in (".json", ".csv", ".h5")]
+        with mdtraj.formats.HDF5TrajectoryFile(str(names[2]), "w") as file:
+            file.topology = trajectory.topology
+            file.write(
+                trajectory.xyz,
+                potentialEnergy=samples.energies[frames].astype(np.float32),
+                temperature=np.full(len(trajectory), samples.temperature, dtype=np.float32),
+            )
+        header = ",".join(_COLUMNS)
+        np.savetxt(names[1], table[frames], fmt="%.17g", delimiter=",", header=header, comments="")
+        names[0].write_text(json_text(summary))
+    return summary
+
+
+def load_samples(path: str | Path, system: MolecularSystem | None = None) -> Samples:
+    """Read samples that `save_samples` wrote.
+
+    Positions come back in single precision, densities and energies in double. Draws outside the domain come
+    back at the end, with NaN positions, so that means and effective sample sizes are those of all draws.
+
+    Args:
+        path: The HDF5 file.
+        system: The molecule, for exporting and saving again.
+
+    Raises:
+        InputError: If one of the three files is missing or damaged, or they do not belong together.
+    """
+    path = samples_path(path)
+    frames = read_trajectory(path)
+    summary, table = _read_tables(path)
+    if len(table) != len(frames):
+        raise InputError(
+            f"{path} has {len(frames)} frames but its CSV table {len(table)} rows; sample again."
+        )
+    n_outside = int(summary["n_draws"]) - len(table)
+    if n_outside < 0:
+        raise InputError(
+            f"The JSON summary of {path} counts fewer draws than there are frames; sample again."
+        )
+    outside = np.full((n_outside, *frames.positions.shape[1:]), np.nan)
+    return Samples(
+        positions=np.concatenate([frames.positions, outside]),
+        log_q=np.concatenate([table[:, 0], np.full(n_outside, np.nan)]),
+        reduced_energy=np.concatenate([table[:, 1], np.full(n_outside, np.inf)]),
+        temperature=summary["temperature"],
+        system=system,
+        record=summary.get("record", {}),
+    )
+
+
+def read_frames(
+    path: str | Path,
+    topology: str | Path | None = None,
+    *,
+    temperature: float | None = None,
+) -> Frames:
+    """Read configurations from a trajectory, from samples with their weights, or from a replica exchange run.
+
+    Args:
+        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc).
+        topology: A file with the topology, for formats without one. An exchange run finds its model's.
+        temperature: Which temperature [K] of an exchange run; the lowest if not given.
+
+    Raises:
+        InputError: If a file is missing or cannot be used.
+    """
+    path = _existing(path)
+    if path.suffix == ".h5" and path.with_suffix(".json").is_file():
+        frames = read_trajectory(path)
+        samples = load_samples(path)
+        inside = slice(0, len(frames))  # draws outside have no configuration; weights are relative anyway
+        return replace(
+            frames,
+            potential_energy=samples.energies[inside],
+            temperature=samples.temperature,
+            log_weights=samples.log_weights[inside],
+        )
+    if path.suffix == ".nc" and _is_exchange(path):
+        return _read_exchange(path, topology, temperature)
+    return read_trajectory(path, topology)
+
+
+def _read_exchange(path: Path, topology: str | Path | None, temperature: float | None) -> Frames:
+    import mdtraj
+
+    from openmm_bg.exchange import read_exchange
+
+    run = read_exchange(path)
+    if topology is None:
+        topology = Path(run.settings["model"]) / "topology.pdb"
+        if not topology.is_file():
+            raise InputError(f"{path} was made with a model that is gone; give its topology with --topology.")
+    state = 0 if temperature is None else int(np.abs(run.temperatures - temperature).argmin())
+    if temperature is not None and abs(run.temperatures[state] - temperature) > 0.5:
+        known = ", ".join(f"{t:.1f}" for t in run.temperatures)
+        raise InputError(f"{path} has no replica at {temperature:g} K, but at {known} K.")
+    if run.n_iterations == 0:
+        raise InputError(f"{path} has no finished iteration yet.")
+    positions = run.positions[:, state].astype(np.float64)
+    molecule = mdtraj.load_topology(str(_existing(topology)))
+    _check_frames(path, positions, molecule.n_atoms)
+    return Frames(
+        path, positions, molecule, run.potential_energy[:, state], temperature=float(run.temperatures[state])
+    )
+
+
+def _is_exchange(path: Path) -> bool:
+    import netCDF4
+
+    try:
+        with netCDF4.Dataset(path, "r") as dataset:
+            return "metadata" in dataset.groups
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a netCDF file; it may be truncated.") from error
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file in it.")
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    return path
+
+
+def _check_frames(path: Path, positions: np.ndarray, n_atoms: int | None) -> None:
+    if len(positions) == 0:
+        raise InputError(f"{path} has no frames.")
+    if n_atoms is not None and positions.shape[1] != n_atoms:
+        raise InputError(
+            f"{path} has {positions.shape[1]} atoms, but {n_atoms} are expected: it is a trajectory of "
+            "another molecule."
+        )
+    bad = ~np.isfinite(positions).all(axis=(1, 2))
+    if bad.any():
+        raise InputError(
+            f"{path} has NaN or infinite positions in {bad.sum()} of {len(bad)} frames, first in frame "
+            f"{int(bad.argmax())}; remove those frames."
+        )
+    # A truncated netCDF file is read as if its missing numbers were zero.
+    collapsed = (np.diff(positions, axis=1) == 0).all(axis=2).any(axis=1)
+    if collapsed.any():
+        raise InputError(
+            f"{path} has atoms on top of each other in {collapsed.sum()} of {len(bad)} frames, first in "
+            f"frame {int(collapsed.argmax())}; it may be truncated."
+        )
+
+
+def _dcd_frames(path: Path) -> int:
+    """Return the number of frames in a DCD file's header, which its reader ignores."""
+    with path.open("rb") as file:
+        header = file.read(12)
+    order = "little" if int.from_bytes(header[:4], "little") == 84 else "big"
+    return int.from_bytes(header[8:12], order)
+
+
+def _energies(path: Path, n_frames: int) -> tuple[np.ndarray | None, float | None]:
+    """Return the energies [kJ/mol] and the one temperature [K] that mdtraj's HDF5 files hold."""
+    if path.suffix.lower() not in {".h5", ".hdf5"}:
+        return None, None
+    import mdtraj
+
+    with mdtraj.formats.HDF5TrajectoryFile(str(path)) as file:
+        nodes = {name: file.root[name][:] for name in ("potentialEnergy", "temperature") if name in file.root}
+    energy, temperatures = nodes.get("potentialEnergy"), nodes.get("temperature")
+    if energy is not None:
+        energy = energy.astype(np.float64) if len(energy) == n_frames else None
+    single = temperatures is not None and len(temperatures) > 0 and np.ptp(temperatures) < 1e-3
+    return energy, float(temperatures[0]) if single else None
+
+
+def _walkers(path: Path, n_frames: int) -> int:
+    """Return the number of walkers of a trajectory that openmm-bg simulate wrote, 1 of others."""
+    try:
+        record = json.loads((path.parent / "provenance.json").read_text())
+        n_walkers = int(record["n_walkers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+    return n_walkers if n_walkers > 0 and n_frames % n_walkers == 0 else 1
+
+
+def _summary(samples: Samples) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "temperature": samples.temperature,
+        "n_draws": len(samples),
+        "n_frames": int(samples.in_domain.sum()),
+        "n_out_of_domain": samples.n_out_of_domain,
+        "n_nonfinite": samples.n_nonfinite,
+    }
+    if np.isfinite(samples.log_weights).any():
+        log_z = statistics.log_mean_weight(samples.log_weights)
+        summary |= {
+            "ess": samples.ess(),
+            "ess_clipped_1e-4": samples.ess(clip=1e-4),
+            "pareto_k": samples.pareto_k(),
+            "free_energy_kT": -log_z.value,
+            "free_energy_kT_stderr": log_z.stderr,
+        }
+    record = samples.record or provenance()
+    return {**summary, "record": record}
+
+
+def _read_tables(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    csv, summary = path.with_suffix(".csv"), path.with_suffix(".json")
+    for file in (csv, summary):
+        if not file.is_file():
+            raise InputError(f"{path} has lost its weights: there is no file {file}; sample again.")
+    try:
+        content = json.loads(summary.read_text())
+        if not {"temperature", "n_draws"} <= content.keys():
+            raise ValueError("Entries are missing.")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{summary} is not the summary of a samples file; sample again.") from error
+    try:
+        with csv.open() as file:
+            header = file.readline().strip()
+            table = np.loadtxt(file, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise InputError(f"{csv} is damaged; sample again.") from error
+    if header != ",".join(_COLUMNS) or table.shape[1:] != (len(_COLUMNS),):
+        raise InputError(f"{csv} does not have the columns {', '.join(_COLUMNS)}; sample again.")
+    return content, table

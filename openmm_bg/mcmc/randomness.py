@@ -1,0 +1,34 @@
+"""The random numbers of the moves: one stream for the process, never part of a move's state.
+
+A seed stored in a move would be copied to every thermodynamic state, which would then all draw the
+same numbers, and would replay them whenever a run is resumed from storage.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+_generator = torch.Generator()
+_generator.seed()  # from the operating system's entropy
+if hasattr(os, "register_at_fork"):
+    # A forked worker would otherwise repeat its parent's numbers.
+    os.register_at_fork(after_in_child=_generator.seed)
+
+
+def seed(value: int | None = None) -> None:
+    """Seed the random numbers of all moves in this process.
+
+    Args:
+        value: The seed; None draws a fresh one from the operating system, as at start-up.
+    """
+    if value is None:
+        _generator.seed()
+    else:
+        _generator.manual_seed(int(value))
+
+
+def random_generator() -> torch.Generator:
+    """Return the generator that all moves of this process draw from."""
+    return _generator

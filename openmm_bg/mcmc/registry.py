@@ -1,0 +1,102 @@
+"""The models that moves of this process use, each loaded once.
+
+openmmtools serialises and copies every move several times in every iteration. A move therefore
+holds the path and the hash of its model, and the networks stay here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from openmm_bg.errors import InputError, ModelFileError
+
+if TYPE_CHECKING:
+    from openmm_bg.generator import BoltzmannGenerator
+
+_models: dict[tuple[str, str], BoltzmannGenerator] = {}
+
+
+def resolve(model: Any) -> str:
+    """Return the absolute path of a model directory.
+
+    Args:
+        model: The directory, or a `BoltzmannGenerator` that was saved to or loaded from one.
+
+    Raises:
+        InputError: If it is a generator that was never saved, or neither a path nor a generator.
+    """
+    if not isinstance(model, str | os.PathLike):
+        if not hasattr(model, "flow"):
+            raise InputError(f"A model must be the path of a model directory, not {type(model).__name__}.")
+        path = getattr(model, "path", None)
+        if path is None:
+            raise InputError(
+                "The generator has not been saved, and a move must find its model again when a run is "
+                "resumed: save it with generator.save('model/') and give that path."
+            )
+        model = path
+    return str(Path(model).expanduser().resolve())
+
+
+def current_hash(path: str) -> str:
+    """Return the hash of the model that lies in a directory now.
+
+    Raises:
+        ModelFileError: If there is none.
+    """
+    from openmm_bg.generator import model_hash
+
+    if not Path(path).is_dir():
+        raise ModelFileError(
+            f"There is no model directory {path}; put it back, or give the move another model."
+        )
+    return model_hash(path)
+
+
+def verify(path: str, expected_hash: str) -> None:
+    """Check that a directory still holds the model that a move was made with.
+
+    A model that is loaded already is not looked for again, so that this costs nothing in a run.
+
+    Raises:
+        ModelFileError: If the model is missing or is another one by now.
+    """
+    if (path, expected_hash) in _models:
+        return
+    found = current_hash(path)
+    if found != expected_hash:
+        raise ModelFileError(
+            f"The model in {path} is not the one this move was made with (hash {found[:12]}, expected "
+            f"{expected_hash[:12]}); put the old model back, or start a new run with the new one."
+        )
+
+
+def load(path: str, expected_hash: str) -> BoltzmannGenerator:
+    """Return a model, loading it if this process has not loaded it before.
+
+    Args:
+        path: The absolute path of the model directory, from `resolve`.
+        expected_hash: Its hash, from `current_hash`.
+
+    Raises:
+        ModelFileError: If the model is missing, damaged, or is another one by now.
+    """
+    key = (path, expected_hash)
+    if key not in _models:
+        from openmm_bg.generator import BoltzmannGenerator
+
+        verify(path, expected_hash)
+        # Acceptance ratios need both densities in double precision.
+        generator = BoltzmannGenerator.load(path, device="cpu", dtype=torch.float64)
+        generator.flow.eval()
+        _models[key] = generator
+    return _models[key]
+
+
+def clear() -> None:
+    """Forget all loaded models, as a fresh process would."""
+    _models.clear()

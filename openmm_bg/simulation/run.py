@@ -1,0 +1,242 @@
+"""Simulations that make training data: resumable, with progress, written as one trajectory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openmm_bg.errors import InputError
+from openmm_bg.files import atomic_path, atomic_write_json, atomic_write_text, provenance
+from openmm_bg.simulation.langevin import LangevinDynamics
+from openmm_bg.simulation.openmm_dynamics import OpenMMDynamics
+from openmm_bg.simulation.settings import SimulationSettings
+from openmm_bg.simulation.tempering import ParallelTempering
+
+if TYPE_CHECKING:
+    from openmm_bg.systems import MolecularSystem
+
+TRAJECTORY = "trajectory.h5"
+_SEGMENT_FRAMES = 10_000  # frames between two checkpoints, of all walkers together
+
+
+def simulate(
+    system: MolecularSystem,
+    output: str | Path,
+    settings: SimulationSettings | None = None,
+    *,
+    progress: bool = False,
+    on_segment: Callable[[int], None] | None = None,
+) -> Path:
+    """Run a simulation, or continue an interrupted one.
+
+    The output directory gets ``trajectory.h5`` (mdtraj's HDF5: positions, energies, temperature; frame i is
+    of walker i % n_walkers), ``system.xml``, ``topology.pdb`` and ``provenance.json``. An interrupted run
+    leaves checkpoints there, from which the same call continues.
+
+    Args:
+        system: The molecule.
+        output: The directory.
+        settings: The settings.
+        progress: Show a progress bar.
+        on_segment: Called with the number of segments after each checkpoint.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        InputError: If the directory holds a finished run, or an interrupted one of other settings.
+    """
+    settings = settings or SimulationSettings()
+    run = _Run(system, Path(output), settings)
+    run.prepare()
+    with _Bar(progress, settings) as bar:
+        run.advance(bar, on_segment)
+    return run.finish()
+
+
+class _Run:
+    def __init__(self, system: MolecularSystem, output: Path, settings: SimulationSettings) -> None:
+        self.system, self.output, self.settings = system, output, settings
+        self.work = output / "in_progress"
+        self.identity = {"system_hash": system.system_hash, "settings": dataclasses.asdict(settings)}
+
+    def prepare(self) -> None:
+        """Build the dynamics, at the start or at the last checkpoint."""
+        if (self.output / TRAJECTORY).exists():
+            raise InputError(
+                f"{self.output} holds a finished simulation; choose another output directory or remove it."
+            )
+        checkpoint = self.work / "checkpoint.npz"
+        if self.work.exists() and checkpoint.exists():
+            stored = json.loads((self.work / "identity.json").read_text())
+            if stored != json.loads(json.dumps(self.identity)):
+                raise InputError(
+                    f"{self.output} holds an interrupted simulation of another system or with other settings; "
+                    "repeat its settings to continue it, or choose another output directory."
+                )
+        self.dynamics = self._dynamics()
+        self.n_evaluations, self.burned_in, self.n_segments = 0, False, 0
+        if checkpoint.exists():
+            with np.load(checkpoint) as stored:
+                state = dict(stored)
+            self.n_evaluations = int(state.pop("n_evaluations"))
+            self.n_segments = int(state.pop("n_segments"))
+            self.burned_in = True
+            self.dynamics.restore(state)
+            self._set_final_temperature()
+        else:
+            atomic_write_json(self.work / "identity.json", self.identity)
+
+    def _dynamics(self) -> LangevinDynamics | OpenMMDynamics:
+        settings, system = self.settings, self.system
+        temperatures = settings.replica_temperatures()
+        start = np.repeat(system.positions[None], len(temperatures), axis=0)
+        masses = system.masses
+        if settings.hydrogen_mass is not None:
+            masses = np.where(masses < 2.0, settings.hydrogen_mass, masses)
+        if settings.hot_start and settings.burn_in:
+            temperatures = np.full_like(temperatures, settings.hot_start)
+        common = {"timestep": settings.timestep, "friction": settings.friction}
+        if settings.engine == "openmm":
+            return OpenMMDynamics(
+                system.system, start, masses, temperatures[0], seed=settings.seed, **common
+            )
+        from openmm_bg.potentials import TorchPotential
+
+        potential = TorchPotential.from_system(system, dtype=torch.float32, compile=settings.compile)
+        generator = torch.Generator().manual_seed(settings.seed)
+        if settings.ladder:
+            return ParallelTempering(
+                potential, start, masses, temperatures, n_ladders=settings.n_walkers, generator=generator, **common
+            )
+        return LangevinDynamics(potential, start, masses, temperatures, generator=generator, **common)
+
+    def advance(self, bar: _Bar, on_segment: Callable[[int], None] | None) -> None:
+        """Burn in, then write segments until there are enough frames."""
+        settings = self.settings
+        if not self.burned_in:
+            self._burn_in(bar)
+            self._checkpoint()
+        per_segment = max(1, _SEGMENT_FRAMES // settings.n_walkers)
+        bar.advance(settings.burn_in if self.n_segments else 0)
+        done = min(self.n_segments * per_segment, settings.frames_per_walker)
+        bar.advance(done * settings.interval)
+        while done < settings.frames_per_walker:
+            count = min(per_segment, settings.frames_per_walker - done)
+            positions, energies = [], []
+            for _ in range(count):
+                self.dynamics.step(settings.interval)
+                kept = slice(settings.n_walkers)  # of a ladder, the lowest rung
+                positions.append(np.array(self.dynamics.positions[kept], dtype=np.float32))
+                energies.append(np.array(self.dynamics.energy[kept], dtype=np.float32))
+                bar.advance(settings.interval)
+            with atomic_path(self._segment(self.n_segments)) as path, path.open("wb") as file:
+                np.savez(file, positions=np.stack(positions), energies=np.stack(energies))
+            self.n_segments, done = self.n_segments + 1, done + count
+            self._checkpoint()
+            if on_segment is not None:
+                on_segment(self.n_segments)
+
+    def _burn_in(self, bar: _Bar) -> None:
+        half = self.settings.burn_in // 2
+        for n_steps in (half, self.settings.burn_in - half):
+            for start in range(0, n_steps, self.settings.interval):
+                size = min(self.settings.interval, n_steps - start)
+                self.dynamics.step(size)
+                bar.advance(size)
+            self._set_final_temperature()
+
+    def _set_final_temperature(self) -> None:
+        settings = self.settings
+        many = isinstance(self.dynamics, LangevinDynamics)
+        self.dynamics.set_temperature(settings.replica_temperatures() if many else settings.temperature)
+
+    def _segment(self, number: int) -> Path:
+        return self.work / f"segment_{number:06d}.npz"
+
+    def _evaluations(self) -> int:
+        source = self.dynamics.potential if isinstance(self.dynamics, LangevinDynamics) else self.dynamics
+        return self.n_evaluations + source.n_evaluations
+
+    def _checkpoint(self) -> None:
+        state = self.dynamics.state()
+        with atomic_path(self.work / "checkpoint.npz") as path, path.open("wb") as file:
+            np.savez(file, n_evaluations=self._evaluations(), n_segments=self.n_segments, **state)
+
+    def _exchange_acceptance(self) -> list[float] | None:
+        if not isinstance(self.dynamics, ParallelTempering):
+            return None
+        return (self.dynamics.n_accepted / np.maximum(self.dynamics.n_proposed, 1)).tolist()
+
+    def finish(self) -> Path:
+        """Join the segments to one trajectory, and write what belongs to it."""
+        import mdtraj
+
+        settings, system = self.settings, self.system
+        trajectory = self.output / TRAJECTORY
+        atomic_write_text(self.output / "system.xml", system.system_xml())
+        atomic_write_text(self.output / "topology.pdb", system.topology_pdb())
+        record = provenance(
+            seed=settings.seed,
+            name=system.name,
+            torsions=dict(system.torsions),
+            bonds=system.bonds,
+            system_temperature=system.temperature,
+            temperature=settings.temperature,
+            n_walkers=settings.n_walkers,
+            n_frames=settings.frames_per_walker * settings.n_walkers,
+            n_energy_evaluations=self._evaluations(),
+            n_restarts=self.dynamics.n_restarts,
+            exchange_acceptance=self._exchange_acceptance(),
+            **self.identity,
+        )
+        with atomic_path(trajectory) as path:
+            with mdtraj.formats.HDF5TrajectoryFile(str(path), "w") as file:
+                file.topology = mdtraj.Topology.from_openmm(system.topology)
+                time = 0
+                for number in range(self.n_segments):
+                    with np.load(self._segment(number)) as segment:
+                        positions, energies = segment["positions"], segment["energies"]
+                    steps = time + np.arange(1, len(positions) + 1)
+                    time += len(positions)
+                    file.write(
+                        coordinates=positions.reshape(-1, system.n_atoms, 3),
+                        time=np.repeat(steps * settings.interval * settings.timestep, settings.n_walkers),
+                        potentialEnergy=energies.reshape(-1),
+                        temperature=np.full(energies.size, settings.temperature),
+                    )
+            # Last before the trajectory appears: a trajectory that is there has its record.
+            atomic_write_json(self.output / "provenance.json", record)
+        shutil.rmtree(self.work)
+        return trajectory
+
+
+class _Bar:
+    """A rich progress bar over the steps, or nothing."""
+
+    def __init__(self, show: bool, settings: SimulationSettings) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._total = settings.burn_in + settings.frames_per_walker * settings.interval
+        rungs = f" ({len(settings.ladder) + 1} temperatures each)" if settings.ladder else ""
+        self._label = f"{settings.n_walkers} walkers at {settings.temperature:g} K{rungs}"
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+        self._progress = Progress(*columns, TimeRemainingColumn(), disable=not show)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        self._task = self._progress.add_task(self._label, total=self._total)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def advance(self, steps: int) -> None:
+        self._progress.advance(self._task, steps)

@@ -1,0 +1,86 @@
+"""Settings of a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openmm_bg.errors import InputError
+from openmm_bg.units import kelvin
+
+ENGINES = ("torch", "openmm")
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Settings of a simulation of many walkers.
+
+    Args:
+        temperature: Temperature [K].
+        n_frames: Frames to keep, of all walkers together.
+        n_walkers: Independent walkers; all start from the reference configuration.
+        ladder: Higher temperatures [K], rising: parallel tempering. Each walker becomes a ladder of replicas at
+            `temperature` and these, which try to exchange after every interval; the frames kept are those at
+            `temperature`. None: no exchange.
+        interval: Steps between frames.
+        burn_in: Steps of every walker that are thrown away.
+        hot_start: Temperature [K] of the first half of the burn-in, to spread the walkers over the basins;
+            none if not given.
+        timestep: Time step [ps].
+        friction: Friction [1/ps].
+        hydrogen_mass: Hydrogens get this mass [Da], which allows longer steps and does not change the
+            distribution of positions; as in the system if not given.
+        engine: "torch": all walkers at once on the batched potential; "openmm": one after the other with
+            OpenMM's integrator, for systems that the batched potential does not support.
+        compile: Fuse the batched potential with ``torch.compile``.
+        seed: Seed of the random numbers.
+
+    Raises:
+        InputError: If a setting makes no sense.
+    """
+
+    temperature: float = 600.0
+    n_frames: int = 100_000
+    n_walkers: int = 512
+    ladder: tuple[float, ...] = ()
+    interval: int = 50
+    burn_in: int = 10_000
+    hot_start: float | None = None
+    timestep: float = 0.002
+    friction: float = 2.0
+    hydrogen_mass: float | None = 4.0
+    engine: str = "torch"
+    compile: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        kelvin(self.temperature)
+        if self.hot_start is not None:
+            kelvin(self.hot_start)
+        rungs = (self.temperature, *(kelvin(rung) for rung in self.ladder))
+        if any(high <= low for low, high in zip(rungs, rungs[1:], strict=False)):
+            raise InputError(f"The temperatures of a ladder must rise: {', '.join(f'{t:g}' for t in rungs)}.")
+        if self.ladder and self.engine != "torch":
+            raise InputError("Parallel tempering needs the engine 'torch'; leave out the ladder or the engine.")
+        for name in ("n_frames", "n_walkers", "interval"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.burn_in < 0:
+            raise InputError(f"burn_in must not be negative, and is {self.burn_in}.")
+        for name in ("timestep", "friction", "hydrogen_mass"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive, not {value}.")
+        if self.engine not in ENGINES:
+            raise InputError(f"There is no engine {self.engine!r}; the engines are: {', '.join(ENGINES)}.")
+
+    def replica_temperatures(self) -> np.ndarray:
+        """Return the temperature [K] of every replica with shape=((1 + len(ladder)) * n_walkers,)."""
+        return np.repeat([self.temperature, *self.ladder], self.n_walkers)
+
+    @property
+    def frames_per_walker(self) -> int:
+        """Frames of each walker, so that all together are at least `n_frames`."""
+        return -(-self.n_frames // self.n_walkers)

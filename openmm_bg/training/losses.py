@@ -1,0 +1,58 @@
+"""The losses of Boltzmann generators: by example (maximum likelihood) and by energy (reverse KL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from openmm_bg.flows.spline_flow import SplineFlow
+from openmm_bg.potentials.base import Potential
+from openmm_bg.units import thermal_energy
+
+
+def maximum_likelihood(flow: SplineFlow, features: torch.Tensor) -> torch.Tensor:
+    """Return the mean negative log-density of features with shape=(batch, n_features).
+
+    Source: seed of Boltzmann generators, Noe et al. (2019), J_ML; Dibak et al. (2021), equation 5.
+    """
+    return -flow.features_log_prob(features).mean()
+
+
+@dataclass
+class ReverseKL:
+    """The Kullback-Leibler divergence KL(q || p) at the training temperature, up to a constant.
+
+    Args:
+        potential: The potential, in the network's precision.
+        temperature: The training temperature [K].
+        energy_cut: Reduced energies above it grow only logarithmically *in the loss* (never in weights), so
+            that a clash does not own the gradient.
+
+    Source: Noe et al. (2019), J_KL; Dibak et al. (2021), equation 6.
+    """
+
+    potential: Potential
+    temperature: float
+    energy_cut: float
+
+    def __call__(self, flow: SplineFlow, n: int, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+        """Draw n samples.
+
+        Returns:
+            The loss and the samples' effective fraction (ESS / n, unclipped).
+        """
+        z = flow.sample_base(n, 1.0, generator)
+        features, logabsdet = flow.transform.inverse(z)
+        positions, _ = flow.coordinates.inverse(features)
+        reduced = self.potential.energy(positions) / thermal_energy(self.temperature)
+        finite = torch.isfinite(reduced)
+        reduced = torch.where(finite, reduced, 0.0)
+        excess = (reduced - self.energy_cut).clamp_min(0.0)
+        tamed = torch.where(excess > 0, self.energy_cut + torch.log1p(excess), reduced)
+        loss = torch.where(finite, tamed - logabsdet, 0.0).sum() / finite.sum().clamp_min(1)
+        with torch.no_grad():
+            log_weights = torch.where(finite, logabsdet - flow.base_log_prob(z) - reduced, -torch.inf).double()
+            weights = torch.softmax(log_weights, 0)
+            ess = float(1.0 / weights.square().sum() / n)
+        return loss, ess

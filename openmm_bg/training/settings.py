@@ -1,0 +1,93 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openmm_bg.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of the flow and of its training.
+
+    The loss is (1 - w) J_ML + w J_KL. The weight w of the energies is zero in the first part of the run and
+    then rises linearly to `kl_weight` (Dibak et al. 2021; Noe et al. 2019).
+
+    Args:
+        n_steps: Optimiser steps.
+        batch_size: Frames in a step of maximum likelihood.
+        kl_batch_size: Samples of the flow in a step of reverse KL.
+        learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
+        kl_weight: The final weight of the reverse KL, from 0 to 1.
+        kl_start: Fraction of the run at which its weight starts to rise.
+        kl_full: Fraction of the run at which it is reached.
+        energy_margin: Energies this many kT above the highest of the data grow only logarithmically in
+            the reverse KL loss.
+        max_gradient_norm: Gradients are scaled down to this norm.
+        averaging: Decay of the exponential moving average of the parameters, which is the result.
+        validation_fraction: The fraction of the frames, the last of the trajectory, that are held out.
+        validation_interval: Steps between validations and checkpoints.
+        validation_samples: Samples of the flow in a validation.
+        patience: Stop after this many validations without a better result; never if 0.
+        n_layers: Coupling layers of the flow.
+        n_bins: Bins of its splines.
+        bound: Its splines act within this many standard deviations.
+        hidden_features: Width of its conditioners.
+        n_blocks: Residual blocks of its conditioners.
+        seed: Seed of the flow and of the training.
+
+    Raises:
+        InputError: If a setting makes no sense.
+    """
+
+    n_steps: int = 5000
+    batch_size: int = 256
+    kl_batch_size: int = 256
+    learning_rate: float = 1e-3
+    kl_weight: float = 0.7
+    kl_start: float = 0.1
+    kl_full: float = 0.3
+    energy_margin: float = 100.0
+    max_gradient_norm: float = 20.0
+    averaging: float = 0.998
+    validation_fraction: float = 0.1
+    validation_interval: int = 250
+    validation_samples: int = 5000
+    patience: int = 0
+    n_layers: int = 8
+    n_bins: int = 8
+    bound: float = 6.0
+    hidden_features: int = 128
+    n_blocks: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive = ("n_steps", "batch_size", "kl_batch_size", "learning_rate", "max_gradient_norm", "bound")
+        positive += ("validation_interval", "validation_samples", "n_layers", "hidden_features", "n_blocks")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
+        for name in ("kl_weight", "kl_start", "kl_full", "averaging"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
+        if self.kl_full < self.kl_start:
+            raise InputError(f"kl_full ({self.kl_full}) must not be before kl_start ({self.kl_start}).")
+        if not 2 <= self.n_bins <= 512:
+            raise InputError(f"n_bins must be between 2 and 512, not {self.n_bins}.")
+
+    def kl_weight_at(self, fraction: float) -> float:
+        """Return the weight of the reverse KL when a fraction of the run is done."""
+        if fraction < self.kl_start:
+            return 0.0
+        if fraction >= self.kl_full:
+            return self.kl_weight
+        return self.kl_weight * (fraction - self.kl_start) / (self.kl_full - self.kl_start)
+
+    def flow_settings(self) -> dict[str, float | int]:
+        """Return the settings of the flow."""
+        names = ("n_layers", "n_bins", "bound", "hidden_features", "n_blocks", "seed")
+        return {name: getattr(self, name) for name in names}

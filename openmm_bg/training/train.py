@@ -1,0 +1,320 @@
+"""Training of a flow by example and by energy: resumable, logged, with the best model kept."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmm_bg import statistics
+from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.files import atomic_path, atomic_write_text, provenance
+from openmm_bg.flows.spline_flow import SplineFlow
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
+from openmm_bg.training.data import TrainingData
+from openmm_bg.training.losses import ReverseKL, maximum_likelihood
+from openmm_bg.training.settings import TrainingSettings
+from openmm_bg.transforms import InternalCoordinates
+from openmm_bg.units import thermal_energy
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.csv"
+_WARM_UP_STEPS = 200
+
+
+def train(
+    data: TrainingData,
+    output: str | Path,
+    settings: TrainingSettings | None = None,
+    *,
+    progress: bool = False,
+) -> BoltzmannGenerator:
+    """Train a spline flow on molecular dynamics data, or continue an interrupted training.
+
+    The output directory becomes the model; ``log.csv`` in it has a row for every validation: losses, held-out
+    negative log-likelihood, KL divergence and effective sample size. An interrupted run leaves a checkpoint
+    there, from which the same call continues. The model of the best validation is kept: that with the lowest
+    sum of both KL divergences, KL(data || q) + KL(q || p), up to a constant.
+
+    Args:
+        data: The data.
+        output: The directory.
+        settings: The settings.
+        progress: Show a progress bar with the latest figures.
+
+    Returns:
+        The generator, saved in the directory.
+
+    Raises:
+        InputError: If the data are unsuitable, or the directory holds a finished model, or an interrupted
+            training of other data or settings.
+    """
+    trainer = Trainer(data, Path(output), settings or TrainingSettings())
+    trainer.resume()
+    trainer.run(progress)
+    return trainer.finish()
+
+
+class Trainer:
+    """The state of a training run; `train` is the usual way to use it."""
+
+    def __init__(self, data: TrainingData, output: Path, settings: TrainingSettings) -> None:
+        if (output / "model.json").exists():
+            raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
+        self.data, self.output, self.settings = data, output, settings
+        self.identity = {
+            "system_hash": data.system.system_hash,
+            "temperature": data.temperature,
+            "n_frames": len(data.positions),
+            "data_checksum": float(np.sum(data.energies, dtype=np.float64)),
+            "settings": dataclasses.asdict(settings),
+        }
+        system = data.system
+        coordinates = InternalCoordinates.from_reference(system.positions, system.bonds, system.masses)
+        n_held_out = math.ceil(settings.validation_fraction * len(data.positions))
+        if len(data.positions) - n_held_out < 100:
+            raise InputError(f"{len(data.positions)} frames are too few to train a flow; simulate more.")
+        coordinates.fit(data.positions[:-n_held_out])
+        features = _features(coordinates, data.positions)
+        self._train, self._held_out = features[:-n_held_out], features[-n_held_out:]
+        self.flow = SplineFlow(coordinates, data.temperature, **settings.flow_settings())
+        self.average = copy.deepcopy(self.flow).requires_grad_(False)
+        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._fast, self._exact = _potentials(system)
+        self._kl = ReverseKL(
+            self._fast, data.temperature, float(data.energies.max()) / thermal_energy(data.temperature) + settings.energy_margin
+        )
+        self.step, self.seconds, self.n_energy_evaluations = 0, 0.0, 0
+        self.log: list[dict[str, float]] = []
+        self._best: dict[str, torch.Tensor] | None = None
+        self._best_score, self._since_best = math.inf, 0
+        self._recent: list[tuple[float, float, float]] = []
+
+    def run(self, progress: bool = False) -> None:
+        """Train until the last step, or until early stopping."""
+        settings = self.settings
+        with _Bar(progress, settings.n_steps) as bar:
+            while self.step < settings.n_steps and not self._out_of_patience():
+                start = time.perf_counter()
+                self._one_step()
+                self.step += 1
+                self.seconds += time.perf_counter() - start
+                if self.step % settings.validation_interval == 0 or self.step == settings.n_steps:
+                    self._validate()
+                    self.checkpoint()
+                bar.show(self.step, self.log)
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self._since_best
+
+    def _one_step(self) -> None:
+        settings, fraction = self.settings, self.step / self.settings.n_steps
+        warm_up = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
+        cosine = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate * warm_up * cosine
+        weight = settings.kl_weight_at(fraction)
+        loss_kl, ess = math.nan, math.nan
+        chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
+        loss_ml = maximum_likelihood(self.flow, self._train[chosen])
+        loss = (1.0 - weight) * loss_ml
+        if weight > 0:
+            kl, ess = self._kl(self.flow, settings.kl_batch_size, self._generator)
+            self.n_energy_evaluations += settings.kl_batch_size
+            loss_kl = float(kl.detach())
+            loss = loss + weight * kl
+        self._optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.max_gradient_norm)
+        if torch.isfinite(norm):  # a step with a non-finite gradient is left out
+            self._optimizer.step()
+        decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for averaged, current in zip(self.average.parameters(), self.flow.parameters(), strict=True):
+                averaged.lerp_(current, 1.0 - decay)
+        self._recent.append((float(loss_ml.detach()), loss_kl, ess))
+
+    def _validate(self) -> None:
+        """Judge the averaged flow, add a row to the log, and keep it if it is the best so far."""
+        temperature, n = self.data.temperature, self.settings.validation_samples
+        with torch.no_grad():
+            batches = self._held_out[: 4 * n].split(2048)
+            nll = -float(torch.cat([self.average.features_log_prob(batch).double() for batch in batches]).mean())
+            draw = torch.Generator().manual_seed(self.settings.seed + 1)
+            positions, log_q = self.average.sample(n, temperature, generator=draw)
+            reduced = self._exact.energy(positions) / thermal_energy(temperature)
+        self.n_energy_evaluations += n
+        finite = torch.isfinite(reduced)
+        log_weights = torch.where(finite, -reduced - log_q, -torch.inf).numpy()
+        # KL(q || p) up to log Z. A few clashes would own its mean, so the highest 1 % are left out here.
+        terms = np.sort(-log_weights[finite.numpy()])
+        kl = float(terms[: max(1, math.floor(0.99 * len(terms)))].mean()) if len(terms) else math.inf
+        losses = np.array(self._recent or [(math.nan,) * 3])
+        self._recent = []
+        self.log.append(
+            {
+                "step": self.step,
+                "seconds": round(self.seconds, 1),
+                "energy_evaluations": self.n_energy_evaluations,
+                "kl_weight": round(self.settings.kl_weight_at((self.step - 1) / self.settings.n_steps), 4),
+                "loss_ml": _mean(losses[:, 0]),
+                "loss_kl": _mean(losses[:, 1]),
+                "held_out_nll": nll,
+                "kl": kl,
+                "ess": statistics.effective_sample_size(log_weights) if finite.any() else 0.0,
+                "batch_ess": _mean(losses[:, 2]),
+                "outside_domain": int((~finite).sum()),
+            }
+        )
+        self._since_best += 1
+        # Both terms contain the same unknown constants, so that their sum ranks models.
+        score = nll + kl
+        if score < self._best_score:
+            self._best_score, self._since_best = score, 0
+            self._best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+
+    def checkpoint(self) -> None:
+        """Write the run's state, so that `resume` continues from here."""
+        from safetensors.torch import save_file
+
+        tensors = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in (self._best or {}).items()}
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors["generator"] = self._generator.get_state()
+        header = {
+            "identity": self.identity,
+            "step": self.step,
+            "seconds": self.seconds,
+            "n_energy_evaluations": self.n_energy_evaluations,
+            "best_score": self._best_score if math.isfinite(self._best_score) else None,
+            "since_best": self._since_best,
+            "log": self.log,
+        }
+        self.output.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.output / CHECKPOINT) as path:
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, path, metadata={"openmm_bg_training": json.dumps(header)})
+        self._write_log()
+
+    def resume(self) -> None:
+        """Continue from a checkpoint, if the output directory has one.
+
+        Raises:
+            InputError: If it is of another training.
+            ModelFileError: If it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.output / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["openmm_bg_training"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"The checkpoint {path} is truncated; remove it to start anew.") from error
+        if header["identity"] != json.loads(json.dumps(self.identity)):
+            raise InputError(
+                f"{self.output} holds an interrupted training with other data or settings; repeat its settings "
+                "to continue it, or choose another output directory."
+            )
+        self.flow.load_state_dict(_part(tensors, "flow."))
+        self.average.load_state_dict(_part(tensors, "average."))
+        self._best = _part(tensors, "best.") or None
+        self._generator.set_state(tensors["generator"])
+        adam = self._optimizer.state_dict()
+        adam["state"] = {}
+        for name, tensor in _part(tensors, "adam.").items():
+            index, key = name.split(".", 1)
+            adam["state"].setdefault(int(index), {})[key] = tensor
+        self._optimizer.load_state_dict(adam)
+        self.step, self.seconds = header["step"], header["seconds"]
+        self.n_energy_evaluations, self.log = header["n_energy_evaluations"], header["log"]
+        self._best_score = math.inf if header["best_score"] is None else header["best_score"]
+        self._since_best = header["since_best"]
+
+    def finish(self) -> BoltzmannGenerator:
+        """Save the best model and remove the checkpoint."""
+        if self._best is None:
+            raise InputError("The training came to no usable model; look at its log.csv, and lower the learning rate.")
+        self.average.load_state_dict(self._best)
+        record = provenance(
+            seed=self.settings.seed,
+            settings=dataclasses.asdict(self.settings),
+            training={"seconds": self.seconds, "n_energy_evaluations": self.n_energy_evaluations, "log": self.log},
+            data=self.data.record,
+        )
+        generator = BoltzmannGenerator(self.average, self._exact, system=self.data.system, record=record)
+        self._write_log()
+        # The checkpoint goes first into the new directory with everything else, and is removed last.
+        generator.save(self.output)
+        (self.output / CHECKPOINT).unlink(missing_ok=True)
+        return generator
+
+    def _write_log(self) -> None:
+        text = io.StringIO()
+        if self.log:
+            writer = csv.DictWriter(text, fieldnames=list(self.log[0]))
+            writer.writeheader()
+            writer.writerows(self.log)
+        atomic_write_text(self.output / LOG, text.getvalue())
+
+
+def _features(coordinates: InternalCoordinates, positions: np.ndarray) -> torch.Tensor:
+    parts = torch.as_tensor(positions, dtype=torch.float64).split(20_000)
+    return torch.cat([coordinates.forward(part)[0].float() for part in parts])
+
+
+def _potentials(system: Any) -> tuple[Potential, Potential]:
+    """Return a fast potential for gradients and an exact one for weights."""
+    try:
+        exact = TorchPotential.from_system(system)
+    except InputError:  # a force that is not translated
+        return OpenMMPotential(system, dtype=torch.float32), OpenMMPotential(system)
+    return exact.to(dtype=torch.float32, compile=True), exact
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+class _Bar:
+    """A rich progress bar with the latest validation, or nothing."""
+
+    def __init__(self, show: bool, n_steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self._progress = Progress(*columns, TextColumn("{task.description}"), disable=not show)
+        self._n_steps = n_steps
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        self._task = self._progress.add_task("", total=self._n_steps)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def show(self, step: int, log: list[dict[str, float]]) -> None:
+        last = f"ESS {log[-1]['ess']:.1%}, held-out NLL {log[-1]['held_out_nll']:.2f}" if log else ""
+        self._progress.update(self._task, completed=step, description=last)

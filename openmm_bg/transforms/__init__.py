@@ -1,0 +1,22 @@
+"""Invertible maps: between positions and features, and between features."""
+
+from openmm_bg.transforms.base import Coordinates
+from openmm_bg.transforms.cartesian import CartesianCoordinates
+from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
+from openmm_bg.transforms.internal_coordinates import InternalCoordinates
+from openmm_bg.transforms.z_matrix import ZMatrix
+
+COORDINATES: dict[str, type[Coordinates]] = {
+    "InternalCoordinates": InternalCoordinates,
+    "CartesianCoordinates": CartesianCoordinates,
+}
+
+__all__ = [
+    "COORDINATES",
+    "CartesianCoordinates",
+    "CircularShift",
+    "Coordinates",
+    "InternalCoordinates",
+    "SplineCoupling",
+    "ZMatrix",
+]

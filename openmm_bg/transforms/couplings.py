@@ -1,0 +1,121 @@
+"""Coupling layers on features some of which are angles."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from nflows.nn.nets import ResidualNet
+from nflows.transforms import Transform
+from torch import nn
+from torch.nn import functional
+
+from openmm_bg.transforms.splines import rational_quadratic_spline
+
+
+class SplineCoupling(Transform):
+    """A coupling layer of rational-quadratic splines.
+
+    Features where ``mask`` is true are transformed, conditioned on the others. Angles get circular splines (the
+    slopes at -pi and pi are tied), the other features splines on [-bound, bound] that continue as the
+    identity outside. Conditioners see angles by cosine and sine. At the start the layer is the identity.
+
+    Source: Durkan et al., Neural Spline Flows (2019); circular splines: Rezende et al. (2020).
+
+    Args:
+        mask: Which features are transformed, with shape=(n_features,).
+        circular: Which features are angles in [-pi, pi), with shape=(n_features,).
+        n_bins: Bins of each spline.
+        bound: Half-width of the interval in which other features are transformed.
+        hidden_features: Width of the conditioner.
+        n_blocks: Residual blocks of the conditioner.
+    """
+
+    def __init__(
+        self,
+        mask: torch.Tensor,
+        circular: torch.Tensor,
+        *,
+        n_bins: int,
+        bound: float,
+        hidden_features: int,
+        n_blocks: int,
+    ) -> None:
+        super().__init__()
+        transformed, kept = torch.nonzero(mask).flatten(), torch.nonzero(~mask).flatten()
+        # Angles first among the transformed, so that the two kinds of splines are two blocks of rows.
+        transformed = torch.cat([transformed[circular[transformed]], transformed[~circular[transformed]]])
+        self._n_bins = n_bins
+        self._n_angles = int(circular[transformed].sum())
+        bounds = torch.where(circular[transformed], math.pi, float(bound))[:, None]
+        self.register_buffer("_transformed", transformed, persistent=False)
+        self.register_buffer("_angles", kept[circular[kept]], persistent=False)
+        self.register_buffer("_others", kept[~circular[kept]], persistent=False)
+        self.register_buffer("_bounds", bounds, persistent=False)
+        n_inputs = 2 * len(self._angles) + len(self._others)
+        self.conditioner = ResidualNet(
+            max(1, n_inputs),
+            len(transformed) * (3 * n_bins + 1),
+            hidden_features=hidden_features,
+            num_blocks=n_blocks,
+            activation=functional.silu,
+        )
+        nn.init.zeros_(self.conditioner.final_layer.weight)
+        nn.init.zeros_(self.conditioner.final_layer.bias)
+
+    def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features to features, towards noise."""
+        return self._apply_spline(inputs, inverse=False)
+
+    def inverse(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features to features, towards data."""
+        return self._apply_spline(inputs, inverse=True)
+
+    def _apply_spline(self, inputs: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = inputs[:, self._angles]
+        seen = torch.cat([angles.cos(), angles.sin(), inputs[:, self._others]], dim=1)
+        if seen.shape[1] == 0:
+            seen = inputs.new_ones(len(inputs), 1)
+        k = self._n_bins
+        raw = self.conditioner(seen).t().reshape(len(self._transformed), 3 * k + 1, len(inputs))
+        widths, heights, slopes = raw[:, :k], raw[:, k : 2 * k], raw[:, 2 * k :]
+        circular, linear = slopes[: self._n_angles], slopes[self._n_angles :]
+        circular = torch.cat([circular[:, :k], circular[:, :1]], 1)
+        edge = torch.zeros_like(linear[:, :1])
+        linear = torch.cat([edge, linear[:, 1:k], edge], 1)
+        x = inputs[:, self._transformed].t()
+        unit = (x + self._bounds) / (2.0 * self._bounds)
+        y, log_derivative = rational_quadratic_spline(
+            unit.clamp(0.0, 1.0), widths, heights, torch.cat([circular, linear], 0), inverse
+        )
+        inside = (unit >= 0.0) & (unit <= 1.0)
+        y = torch.where(inside, 2.0 * self._bounds * y - self._bounds, x)
+        log_derivative = torch.where(inside, log_derivative, 0.0)
+        return inputs.index_copy(1, self._transformed, y.t()), log_derivative.sum(0)
+
+
+class CircularShift(Transform):
+    """Rotation of the angles by learned amounts, so that no layer's seam stays in one place.
+
+    Args:
+        circular: Which features are angles, with shape=(n_features,).
+        shift: The initial rotation [rad] of each angle, with shape=(n_angles,).
+    """
+
+    def __init__(self, circular: torch.Tensor, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("_indices", torch.nonzero(circular).flatten(), persistent=False)
+        self.shift = nn.Parameter(shift.clone())
+
+    def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotate, towards noise."""
+        return self._rotate(inputs, self.shift)
+
+    def inverse(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotate back, towards data."""
+        return self._rotate(inputs, -self.shift)
+
+    def _rotate(self, inputs: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = torch.remainder(inputs[:, self._indices] + shift + math.pi, 2.0 * math.pi) - math.pi
+        return inputs.index_copy(1, self._indices, turned), inputs.new_zeros(len(inputs))

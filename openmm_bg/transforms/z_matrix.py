@@ -1,0 +1,192 @@
+"""A Z-matrix for any connected molecule without rings, derived from its bonds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openmm_bg.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ZMatrix:
+    """Which atoms define each atom's bond, angle and torsion.
+
+    The first three rows are the seed atoms: the first has no coordinates, the second a bond, the third
+    a bond and an angle. Every other atom i is bonded to ``bond[i]``, has an angle with ``angle[i]`` and a
+    torsion with ``torsion[i]``. All references come earlier in the order, and all are along bonds.
+
+    A branch's first atom has a proper torsion; its siblings have torsions *relative to it*: then a
+    methyl group has one free angle instead of three coupled ones.
+
+    Args:
+        atoms: The atoms in the order of placement, with shape=(n_atoms,).
+        bond: The atom each is bonded to, by row, with shape=(n_atoms,); -1 where there is none.
+        angle: The angle's third atom, likewise.
+        torsion: The torsion's fourth atom, likewise.
+        sibling: The atom (not row) relative to which the torsion is measured, or -1: an absolute torsion.
+            For children of the second seed atom it is the third seed atom, whose own torsion is zero.
+        stereo: Whether the row's sibling torsion has a fixed sign, given by the reference: siblings at
+            centres with four bonds, which carry chirality and hydrogen labels; with shape=(n_atoms,).
+    """
+
+    atoms: np.ndarray
+    bond: np.ndarray
+    angle: np.ndarray
+    torsion: np.ndarray
+    sibling: np.ndarray
+    stereo: np.ndarray
+
+    @property
+    def n_atoms(self) -> int:
+        """The number of atoms."""
+        return len(self.atoms)
+
+    def levels(self) -> list[np.ndarray]:
+        """Group the rows after the seed by when they can be placed: rows of a level depend on earlier ones."""
+        depth = {int(atom): 0 for atom in self.atoms[:3]}
+        rows: dict[int, list[int]] = {}
+        for row in range(3, self.n_atoms):
+            references = (self.bond[row], self.angle[row], self.torsion[row])
+            level = 1 + max(depth[int(atom)] for atom in references)
+            depth[int(self.atoms[row])] = level
+            rows.setdefault(level, []).append(row)
+        return [np.array(rows[level]) for level in sorted(rows)]
+
+    @classmethod
+    def from_bonds(cls, n_atoms: int, bonds: np.ndarray, masses: np.ndarray | None = None) -> ZMatrix:
+        """Derive a Z-matrix from the bonds of a molecule.
+
+        The seed is at one end of the longest chain of heavy atoms; the tree grows from there along the
+        bonds, and at a branch the largest subtree (by mass) has the proper torsion.
+
+        Args:
+            n_atoms: The number of atoms.
+            bonds: Pairs of atom indices with shape=(n_bonds, 2).
+            masses: Masses [Da] with shape=(n_atoms,), to tell heavy branches; all equal if not given.
+
+        Raises:
+            InputError: If the molecule has fewer than three atoms, is not connected, or has a ring.
+        """
+        if n_atoms < 3:
+            raise InputError(
+                f"Internal coordinates need at least three atoms, and there are {n_atoms}; "
+                "use Cartesian coordinates."
+            )
+        neighbours = _neighbours(n_atoms, bonds)
+        masses = np.ones(n_atoms) if masses is None else np.asarray(masses, dtype=np.float64)
+        seed = _seed(neighbours, masses)
+        parent, order = _grow(neighbours, seed)
+        weight = masses.copy()
+        for atom in reversed(order):
+            if parent[atom] >= 0:
+                weight[parent[atom]] += weight[atom]
+        return _assemble(neighbours, parent, seed, weight)
+
+
+def _neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
+    bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
+    pairs = {(min(a, b), max(a, b)) for a, b in bonds.tolist()}
+    if any(a == b or a < 0 or b >= n_atoms for a, b in pairs):
+        raise InputError("The topology has a bond from an atom to itself or to an atom that does not exist.")
+    neighbours: list[list[int]] = [[] for _ in range(n_atoms)]
+    for a, b in sorted(pairs):
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    reached, stack = {0}, [0]
+    while stack:
+        for atom in neighbours[stack.pop()]:
+            if atom not in reached:
+                reached.add(atom)
+                stack.append(atom)
+    if len(reached) < n_atoms:
+        missing = min(set(range(n_atoms)) - reached)
+        raise InputError(
+            f"The molecule is not connected: no chain of bonds leads from atom 0 to atom {missing}; "
+            "check the topology's bonds, and give one molecule at a time."
+        )
+    if len(pairs) >= n_atoms:
+        raise InputError(
+            f"The molecule has {len(pairs) - n_atoms + 1} ring(s), and internal coordinates support "
+            "molecules without rings only, so far."
+        )
+    return neighbours
+
+
+def _distances(neighbours: list[list[int]], start: int, allowed: np.ndarray) -> tuple[dict[int, int], dict[int, int]]:
+    distance, previous, queue = {start: 0}, {start: -1}, [start]
+    for atom in queue:
+        for other in neighbours[atom]:
+            if other not in distance and allowed[other]:
+                distance[other], previous[other] = distance[atom] + 1, atom
+                queue.append(other)
+    return distance, previous
+
+
+def _seed(neighbours: list[list[int]], masses: np.ndarray) -> tuple[int, int, int]:
+    """Return the first three atoms of the longest chain, among the heavy atoms where they are enough."""
+    heavy = masses > 1.5 * masses.min()
+    for allowed in (heavy, np.ones_like(heavy)):
+        candidates = np.flatnonzero(allowed)
+        if len(candidates) < 3:
+            continue
+        distance, _ = _distances(neighbours, int(candidates[0]), allowed)
+        end = min(distance, key=lambda atom: (-distance[atom], atom))
+        distance, previous = _distances(neighbours, end, allowed)
+        other = min(distance, key=lambda atom: (-distance[atom], atom))
+        if distance[other] < 2:
+            continue
+        chain = [other]
+        while previous[chain[-1]] >= 0:
+            chain.append(previous[chain[-1]])
+        chain = min(chain, chain[::-1])  # the end with the lower index
+        return chain[0], chain[1], chain[2]
+    raise InputError("The molecule has no chain of three bonded atoms.")
+
+
+def _grow(neighbours: list[list[int]], seed: tuple[int, int, int]) -> tuple[list[int], list[int]]:
+    parent, order = [-1] * len(neighbours), [seed[0]]
+    seen = {seed[0]}
+    for atom in order:
+        for other in neighbours[atom]:
+            if other not in seen:
+                seen.add(other)
+                parent[other] = atom
+                order.append(other)
+    return parent, order
+
+
+def _assemble(
+    neighbours: list[list[int]], parent: list[int], seed: tuple[int, int, int], weight: np.ndarray
+) -> ZMatrix:
+    first, second, third = seed
+    rows: list[tuple[int, int, int, int, int, bool]] = [
+        (first, -1, -1, -1, -1, False),
+        (second, first, -1, -1, -1, False),
+        (third, second, first, -1, -1, False),
+    ]
+    queue = [first, second, third]
+    for centre in queue:
+        children = [atom for atom in neighbours[centre] if atom != parent[centre] and atom not in seed]
+        children.sort(key=lambda atom: (-weight[atom], atom))
+        # The axis runs from `axis` to the centre, and `reference` is the fourth atom of the proper torsion.
+        if centre == first:
+            axis, reference, leader = second, third, -1
+        elif centre == second:
+            axis, reference, leader = first, third, third
+        else:
+            axis = parent[centre]
+            leader = -1
+            reference = parent[axis] if parent[axis] >= 0 else (third if centre != third else -1)
+            if axis == first:  # a branch at the first seed atom
+                reference = second
+        stereo = len(neighbours[centre]) == 4
+        for child in children:
+            # Siblings share the leader's torsion reference: their absolute torsion is the sum.
+            rows.append((child, centre, axis, reference, leader, stereo and leader >= 0))
+            if leader < 0:
+                leader = child
+            queue.append(child)
+    atoms, bond, angle, torsion, sibling, chiral = (np.array(column) for column in zip(*rows, strict=True))
+    return ZMatrix(atoms, bond, angle, torsion, sibling, chiral)

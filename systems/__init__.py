@@ -1,0 +1,30 @@
+"""Molecular systems that come with the package, and a container for your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from openmm_bg.errors import InputError
+from openmm_bg.systems.alanine_dipeptide import alanine_dipeptide
+from openmm_bg.systems.molecular_system import MolecularSystem
+from openmm_bg.systems.validation import check_system
+
+__all__ = ["MolecularSystem", "alanine_dipeptide", "check_system", "load", "names"]
+
+_BUILDERS: dict[str, Callable[[], MolecularSystem]] = {"alanine_dipeptide": alanine_dipeptide}
+
+
+def names() -> list[str]:
+    """Return the names that `load` accepts."""
+    return sorted(_BUILDERS)
+
+
+def load(name: str) -> MolecularSystem:
+    """Build a system by its name.
+
+    Raises:
+        InputError: If there is no system of that name.
+    """
+    if name not in _BUILDERS:
+        raise InputError(f"There is no system called {name!r}; the systems are: {', '.join(names())}.")
+    return _BUILDERS[name]()

@@ -1,0 +1,266 @@
+"""What openmm_bg needs to know of a molecule: its OpenMM system, topology and a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openmm_bg.errors import InputError
+from openmm_bg.systems.validation import check_system
+from openmm_bg.units import kelvin, nanometers
+
+if TYPE_CHECKING:
+    import openmm
+    from openmm import app
+
+
+@dataclass(frozen=True, eq=False)
+class MolecularSystem:
+    """A molecule with its energy function: what a Boltzmann generator is made for.
+
+    Args:
+        name: A short name, used in file names and messages.
+        system: The OpenMM system. It must have no constraints, virtual sites, periodic box or
+            barostat; `InputError` says how to build it without them.
+        topology: The OpenMM topology, with bonds.
+        positions: A reference configuration [nm] with shape=(n_atoms, 3). Its chirality is the
+            chirality that will be sampled.
+        temperature: The temperature of interest [K].
+        torsions: Torsions worth plotting: a name and four atom indices each.
+
+    Raises:
+        InputError: If the system is not supported, or system, topology and positions disagree.
+    """
+
+    name: str
+    system: openmm.System
+    topology: app.Topology
+    positions: np.ndarray
+    temperature: float = 300.0
+    torsions: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Convert units, make the fields read-only and check that they agree."""
+        check_system(self.system)
+        positions = np.array(nanometers(self.positions), dtype=np.float64)
+        positions.setflags(write=False)
+        object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "temperature", kelvin(self.temperature))
+        object.__setattr__(self, "torsions", MappingProxyType(dict(self.torsions)))
+        n_particles = self.system.getNumParticles()
+        n_topology = self.topology.getNumAtoms()
+        if n_topology != n_particles:
+            raise InputError(
+                f"The system has {n_particles} particles but the topology has {n_topology} atoms; "
+                "give the topology that the system was made from."
+            )
+        if positions.shape != (n_particles, 3):
+            raise InputError(
+                f"The positions have shape {positions.shape}, but the system needs ({n_particles}, 3)."
+            )
+        if not np.isfinite(positions).all():
+            raise InputError("The reference positions contain NaN or infinite values.")
+
+    @property
+    def n_atoms(self) -> int:
+        """The number of atoms."""
+        return len(self.positions)
+
+    @property
+    def bonds(self) -> np.ndarray:
+        """The topology's bonds: atom indices with shape=(n_bonds, 2)."""
+        pairs = [(bond[0].index, bond[1].index) for bond in self.topology.bonds()]
+        return np.array(sorted(tuple(sorted(pair)) for pair in pairs), dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def masses(self) -> np.ndarray:
+        """The particles' masses [Da] with shape=(n_atoms,)."""
+        from openmm import unit
+
+        count = self.system.getNumParticles()
+        return np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(count)])
+
+    @property
+    def system_hash(self) -> str:
+        """SHA-256 of the energy function: forces and particle number, not masses or thermostats."""
+        return system_hash(self.system)
+
+    def with_torsions(self, torsions: Mapping[str, tuple[int, int, int, int]]) -> MolecularSystem:
+        """Return the same system with other torsions to plot."""
+        return replace(self, torsions=torsions)
+
+    def system_xml(self) -> str:
+        """Return the OpenMM system as XML."""
+        import openmm
+
+        return openmm.XmlSerializer.serialize(self.system)
+
+    def topology_pdb(self) -> str:
+        """Return topology and reference positions as a PDB file's text."""
+        import io
+
+        from openmm import app, unit
+
+        text = io.StringIO()
+        app.PDBFile.writeFile(self.topology, self.positions * unit.nanometer, text, keepIds=True)
+        return text.getvalue()
+
+    @classmethod
+    def from_pdb(
+        cls,
+        path: str | Path,
+        forcefield: Sequence[str],
+        *,
+        name: str | None = None,
+        temperature: Any = 300.0,
+    ) -> MolecularSystem:
+        """Build a system from a PDB file and OpenMM force-field files.
+
+        Args:
+            path: The PDB file, with all hydrogens.
+            forcefield: Names of force-field XML files, e.g. ``["amber14-all.xml", "implicit/obc1.xml"]``.
+            name: The system's name; the file's stem if not given.
+            temperature: The temperature of interest [K].
+
+        Raises:
+            InputError: If the file cannot be read or the force field lacks parameters for it.
+        """
+        from openmm import app
+
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.")
+        try:
+            pdb = app.PDBFile(str(path))
+        except Exception as error:  # the parser raises many kinds
+            raise InputError(f"{path} cannot be read as a PDB file: {error}") from error
+        try:
+            field_ = app.ForceField(*forcefield)
+        except Exception as error:
+            raise InputError(f"The force field {list(forcefield)} cannot be loaded: {error}") from error
+        topology = pdb.topology
+        topology.setPeriodicBoxVectors(None)
+        try:
+            system = field_.createSystem(
+                topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False
+            )
+        except Exception as error:
+            message = str(error).strip().rstrip(".")
+            raise InputError(
+                f"The force field {list(forcefield)} lacks parameters for {path}: {message}. "
+                "Add the missing force-field file, or add hydrogens and caps to the PDB file."
+            ) from error
+        return cls(
+            name=name or path.stem,
+            system=system,
+            topology=topology,
+            positions=pdb.getPositions(asNumpy=True),
+            temperature=temperature,
+            torsions=backbone_torsions(topology),
+        )
+
+    @classmethod
+    def from_files(
+        cls,
+        system_xml: str | Path,
+        topology_pdb: str | Path,
+        *,
+        name: str | None = None,
+        temperature: Any = 300.0,
+        bonds: np.ndarray | None = None,
+    ) -> MolecularSystem:
+        """Build a system from a serialised OpenMM system and a PDB file with its topology.
+
+        Args:
+            system_xml: What ``openmm.XmlSerializer.serialize(system)`` gave.
+            topology_pdb: A PDB file of the same atoms in the same order.
+            name: The system's name; the PDB file's stem if not given.
+            temperature: The temperature of interest [K].
+            bonds: All bonds, as pairs of atom indices; those that OpenMM finds in the PDB file if not given
+                (it knows the bonds of standard residues and reads CONECT records).
+
+        Raises:
+            InputError: If a file cannot be read or the two disagree.
+        """
+        import openmm
+        from openmm import app
+
+        for path in (Path(system_xml), Path(topology_pdb)):
+            if not path.is_file():
+                raise InputError(f"There is no file {path}.")
+        try:
+            system = openmm.XmlSerializer.deserialize(Path(system_xml).read_text())
+        except Exception as error:
+            raise InputError(f"{system_xml} is not a serialised OpenMM system: {error}") from error
+        try:
+            pdb = app.PDBFile(str(topology_pdb))
+        except Exception as error:
+            raise InputError(f"{topology_pdb} cannot be read as a PDB file: {error}") from error
+        if bonds is not None:
+            _set_bonds(pdb.topology, bonds)
+        return cls(
+            name=name or Path(topology_pdb).stem,
+            system=system,
+            topology=pdb.topology,
+            positions=pdb.getPositions(asNumpy=True),
+            temperature=temperature,
+            torsions=backbone_torsions(pdb.topology),
+        )
+
+
+def _set_bonds(topology: app.Topology, bonds: np.ndarray) -> None:
+    """Add the bonds that a PDB file cannot express, and check that it has no others."""
+    atoms = list(topology.atoms())
+    wanted = {tuple(sorted(pair)) for pair in np.asarray(bonds).tolist()}
+    found = {tuple(sorted((bond[0].index, bond[1].index))) for bond in topology.bonds()}
+    if found - wanted or any(index >= len(atoms) for pair in wanted for index in pair):
+        raise InputError("The PDB file's bonds do not belong to this molecule.")
+    for first, second in sorted(wanted - found):
+        topology.addBond(atoms[first], atoms[second])
+
+
+def system_hash(system: openmm.System) -> str:
+    """Return the SHA-256 of a system's energy function (hexadecimal).
+
+    Masses, thermostats and centre-of-mass removers do not change the Boltzmann distribution of the
+    positions and are left out, so that e.g. hydrogen mass repartitioning keeps the hash.
+    """
+    import openmm
+
+    ignored = (openmm.CMMotionRemover, openmm.AndersenThermostat)
+    digest = hashlib.sha256(str(system.getNumParticles()).encode())
+    for force in system.getForces():
+        if not isinstance(force, ignored):
+            digest.update(openmm.XmlSerializer.serialize(force).encode())
+    return digest.hexdigest()
+
+
+def backbone_torsions(topology: app.Topology) -> dict[str, tuple[int, int, int, int]]:
+    """Find the backbone torsions phi and psi of a peptide.
+
+    Returns:
+        Names and atom indices: "phi" and "psi" for a single residue, "phi 2 (ALA)" and so on for several.
+    """
+    torsions: dict[str, list[tuple[str, tuple[int, int, int, int]]]] = {"phi": [], "psi": []}
+    for chain in topology.chains():
+        residues = [{atom.name: atom.index for atom in residue.atoms()} for residue in chain.residues()]
+        labels = [f"{residue.id} ({residue.name})" for residue in chain.residues()]
+        for k, atoms in enumerate(residues):
+            if not {"N", "CA", "C"} <= atoms.keys():
+                continue
+            if k > 0 and "C" in residues[k - 1]:
+                torsions["phi"].append((labels[k], (residues[k - 1]["C"], atoms["N"], atoms["CA"], atoms["C"])))
+            if k + 1 < len(residues) and "N" in residues[k + 1]:
+                torsions["psi"].append((labels[k], (atoms["N"], atoms["CA"], atoms["C"], residues[k + 1]["N"])))
+    single = all(len(found) <= 1 for found in torsions.values())
+    return {
+        kind if single else f"{kind} {label}": atoms
+        for kind, found in torsions.items()
+        for label, atoms in found
+    }

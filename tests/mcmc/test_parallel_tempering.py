@@ -1,0 +1,227 @@
+"""Parallel tempering with the move in openmmtools: run, killed, resumed and extended."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import openmm
+import pytest
+from openmm import unit
+
+from openmm_bg import systems
+from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.exchange import ExchangeRecord, read_exchange, resume_sampler, run_parallel_tempering
+from openmm_bg.mcmc import registry
+
+SETTINGS = {
+    "temperature_max": 450.0,
+    "n_replicas": 3,
+    "n_proposals": 4,
+    "n_steps": 5,
+    "checkpoint_interval": 4,
+}
+
+# A script of its own, as a user's; it is killed while a replica is being propagated.
+KILLED_RUN = """
+import json, os, signal, sys
+from openmm_bg.exchange import run_parallel_tempering, silence_openmmtools
+silence_openmmtools()
+from openmm_bg.mcmc import FlowMove
+
+model, storage, last_call, settings = sys.argv[1:]
+calls, apply = 0, FlowMove.apply
+
+def apply_and_die(self, *args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(last_call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    apply(self, *args, **kwargs)
+
+FlowMove.apply = apply_and_die
+run_parallel_tempering(model, storage, n_iterations=20, seed=1, **json.loads(settings))
+"""
+
+RESUMED_RUN = """
+import sys
+from openmm_bg.exchange import silence_openmmtools
+silence_openmmtools()
+from openmmtools.multistate import MultiStateReporter, ParallelTemperingSampler
+
+# As openmmtools' users do it: our module is found by the reader of the stored moves.
+sampler = ParallelTemperingSampler.from_storage(MultiStateReporter(sys.argv[1], velocity_interval=0))
+assert "openmm_bg.mcmc.flow_move" in sys.modules
+sampler.run()
+sampler.extend(3)
+print("iterations", sampler.iteration)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(alanine_model: Path) -> Path:
+    return alanine_model
+
+
+def run_script(script: str, *arguments: Any) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_killed_run_is_resumed_and_extended_in_a_fresh_process(
+    model: Path, alanine: systems.MolecularSystem, tmp_path: Path
+) -> None:
+    storage = tmp_path / "exchange.nc"
+    # Three replicas: the second one of the eleventh iteration is the last thing it does.
+    killed = run_script(KILLED_RUN, model, storage, 3 * 10 + 2, json.dumps(SETTINGS))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout == ""
+    before = read_exchange(storage)
+    assert before.n_iterations == 10
+
+    resumed = run_script(RESUMED_RUN, storage)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == "iterations 23"
+    after = read_exchange(storage)
+    assert after.n_iterations == 23
+    # It went on from the checkpoint at iteration 8.
+    np.testing.assert_array_equal(after.positions[:8], before.positions[:8])
+    np.testing.assert_array_equal(after.replicas[:8], before.replicas[:8])
+    assert not np.isclose(after.positions[8], before.positions[8]).all()
+    # The moves' own counters go on too; iterations 9 and 10 were run, and are counted, twice.
+    np.testing.assert_array_equal(before.flow_proposed, 40)
+    np.testing.assert_array_equal(after.flow_proposed, 40 + 15 * 4)
+    assert_consistent(after, alanine)
+
+    # Our own way to go on is the call that started the run.
+    final = run_parallel_tempering(model, storage, n_iterations=25, **SETTINGS)
+    assert final.n_iterations == 25
+    np.testing.assert_array_equal(final.positions[:20], after.positions[:20])
+    complete = run_parallel_tempering(model, storage, n_iterations=10, **SETTINGS)
+    np.testing.assert_array_equal(complete.positions, final.positions)
+
+
+def assert_consistent(record: ExchangeRecord, system: systems.MolecularSystem) -> None:
+    """Compare the stored energies with OpenMM's for the positions that are said to be theirs."""
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system.system, openmm.VerletIntegrator(0.001), platform)
+    for state in range(len(record.temperatures)):
+        for k in range(record.n_iterations):
+            context.setPositions(record.positions[k, state].astype(np.float64))
+            energy = context.getState(energy=True).getPotentialEnergy()
+            # Positions are stored in single precision.
+            assert energy.value_in_unit(unit.kilojoule_per_mole) == pytest.approx(
+                record.potential_energy[k, state], abs=0.1
+            )
+    np.testing.assert_array_equal(
+        np.sort(record.replicas, axis=1), np.tile([0, 1, 2], (record.n_iterations, 1))
+    )
+    bonds = record.positions[..., system.bonds[:, 0], :] - record.positions[..., system.bonds[:, 1], :]
+    assert np.linalg.norm(bonds, axis=-1).max() < 0.2
+
+
+def test_the_same_seed_gives_the_same_run(model: Path, tmp_path: Path) -> None:
+    records = [
+        run_parallel_tempering(model, tmp_path / f"{name}.nc", n_iterations=4, seed=seed, **SETTINGS)
+        for name, seed in (("a", 7), ("b", 7), ("c", 8))
+    ]
+    np.testing.assert_array_equal(records[0].positions, records[1].positions)
+    np.testing.assert_array_equal(records[0].replicas, records[1].replicas)
+    assert not np.isclose(records[0].positions, records[2].positions).all()
+    np.testing.assert_allclose(records[0].temperatures, [300, np.sqrt(300 * 450), 450])
+
+
+def test_torsions_are_those_of_the_system(model: Path, alanine: Any, tmp_path: Path) -> None:
+    import mdtraj
+
+    timed = {**SETTINGS, "platform": None}
+    record = run_parallel_tempering(model, tmp_path / "a.nc", n_iterations=3, **timed)
+    assert record.settings["platform"] in ("CPU", "Reference", "CUDA", "OpenCL", "HIP")
+    angles = record.torsions(alanine.torsions)
+    assert list(angles) == ["phi", "psi"]
+    topology = mdtraj.Topology.from_openmm(alanine.topology)
+    for state in range(3):
+        trajectory = mdtraj.Trajectory(record.positions[:, state], topology)
+        expected = mdtraj.compute_dihedrals(trajectory, list(alanine.torsions.values()))
+        for k, name in enumerate(alanine.torsions):
+            np.testing.assert_allclose(angles[name][:, state], expected[:, k], atol=1e-4)
+
+
+def test_round_trips_are_counted_from_the_lowest_temperature() -> None:
+    def record(states_of_replica_0: list[int]) -> ExchangeRecord:
+        replicas = np.array([{0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 1, 0]}[s] for s in states_of_replica_0])
+        rest = np.zeros(0)
+        return ExchangeRecord(
+            rest, np.zeros((len(replicas), 3, 1, 3)), rest, replicas, rest, rest, rest, rest, {}
+        )
+
+    # Replica 2 is at the highest temperature but when replica 0 is: only replica 0 can make round trips
+    # unless it comes back several times.
+    assert record([0, 1, 1]).round_trips == 0
+    assert record([0, 1, 2, 1]).round_trips == 0
+    assert record([0, 1, 2, 1, 0]).round_trips == 1
+    assert record([2, 1, 0]).round_trips == 0
+    assert record([0, 0, 2, 2, 0, 2, 0]).round_trips == 3  # twice by replica 0, once by replica 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature_min": 0}, "positive number of kelvin"),
+        ({"temperature_min": 500}, r"lowest temperature \(500 K\) must be below"),
+        ({"n_replicas": 1}, "at least 2 replicas"),
+        ({"n_proposals": 0}, "n_proposals must be at least 1"),
+        ({"n_steps": 0}, "n_steps must be at least 1"),
+        ({"n_iterations": 0}, "n_iterations must be at least 1"),
+        ({"timestep": 1.0}, "time step must be between"),
+        ({"platform": "Abacus"}, "no platform called 'Abacus'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_parallel_tempering(model, tmp_path / "a.nc", **{"n_iterations": 2, **SETTINGS, **changes})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files_are_refused(model: Path, oscillator_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError):
+        run_parallel_tempering(tmp_path / "no_model", tmp_path / "a.nc")
+    with pytest.raises(InputError, match="without its molecular system"):
+        run_parallel_tempering(oscillator_model, tmp_path / "a.nc")
+    with pytest.raises(InputError, match="There is no directory"):
+        run_parallel_tempering(model, tmp_path / "nowhere" / "a.nc")
+    with pytest.raises(InputError, match="There is no file"):
+        read_exchange(tmp_path / "a.nc")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "text.nc").write_text("not a netCDF file")
+    with netCDF4.Dataset(tmp_path / "other.nc", "w") as other:
+        other.createDimension("x", 1)
+    with pytest.raises(InputError, match=r"text\.nc cannot be read as a netCDF file"):
+        run_parallel_tempering(model, tmp_path / "text.nc")
+    with pytest.raises(InputError, match=r"other\.nc holds no parallel tempering run"):
+        run_parallel_tempering(model, tmp_path / "other.nc")
+
+
+def test_another_run_is_not_continued(
+    model: Path, oscillator_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tmp_path / "a.nc"
+    run_parallel_tempering(model, storage, n_iterations=1, **SETTINGS)
+    content = storage.read_bytes()
+    for changes in ({"temperature_min": 310}, {"n_replicas": 4}, {"n_proposals": 5}):
+        with pytest.raises(InputError, match=f"holds a run with {next(iter(changes))}="):
+            run_parallel_tempering(model, storage, n_iterations=2, **{**SETTINGS, **changes})
+    with pytest.raises(InputError, match="holds a run with model="):
+        run_parallel_tempering(oscillator_model, storage, n_iterations=2, **SETTINGS)
+    # The model was trained again in the meantime.
+    registry.clear()
+    monkeypatch.setattr(registry, "current_hash", lambda path: "0" * 64)
+    with pytest.raises(ModelFileError, match="not the one this move was made with"):
+        resume_sampler(storage)
+    assert storage.read_bytes() == content

@@ -1,0 +1,184 @@
+"""Samples survive a round trip, and damaged files are refused in one clear sentence."""
+
+from __future__ import annotations
+
+import json
+
+import mdtraj
+import numpy as np
+import pytest
+
+from openmm_bg import io, systems
+from openmm_bg.errors import InputError
+from openmm_bg.samples import Samples
+
+
+@pytest.fixture(scope="module")
+def molecule():
+    return systems.load("alanine_dipeptide")
+
+
+@pytest.fixture
+def samples(molecule):
+    rng = np.random.default_rng(0)
+    positions = molecule.positions + rng.normal(scale=0.005, size=(60, 22, 3))
+    positions[[4, 17]] = np.nan
+    reduced = rng.normal(size=60)
+    reduced[9] = np.inf
+    return Samples(positions, rng.normal(size=60), reduced, 350.0, molecule, record={"seed": 5})
+
+
+@pytest.fixture
+def trajectory(samples):
+    return samples.to_mdtraj()
+
+
+def test_samples_round_trip(samples, molecule, tmp_path):
+    path = tmp_path / "new folder" / "samples.h5"
+    summary = io.save_samples(samples, path)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["samples.csv", "samples.h5", "samples.json"]
+    loaded = io.load_samples(path, molecule)
+    inside = samples.in_domain
+    assert (len(loaded), loaded.n_out_of_domain, loaded.n_nonfinite) == (60, 2, 1)
+    np.testing.assert_allclose(loaded.positions[:58], samples.positions[inside], atol=1e-6)
+    np.testing.assert_array_equal(loaded.log_q[:58], samples.log_q[inside])
+    np.testing.assert_array_equal(loaded.reduced_energy[:58], samples.reduced_energy[inside])
+    np.testing.assert_array_equal(loaded.log_weights[:58], samples.log_weights[inside])
+    assert loaded.temperature == 350.0
+    assert loaded.record == {"seed": 5}
+    assert loaded.ess() == pytest.approx(samples.ess(), rel=1e-12)
+    assert loaded.pareto_k() == pytest.approx(samples.pareto_k(), rel=1e-12)
+    written = json.loads(path.with_suffix(".json").read_text())
+    assert written == summary
+    assert written["ess"] == pytest.approx(samples.ess())
+    assert (written["n_draws"], written["n_frames"], written["n_out_of_domain"]) == (60, 58, 2)
+
+
+def test_mdtraj_reads_samples(samples, tmp_path):
+    io.save_samples(samples, tmp_path / "samples.h5")
+    read = mdtraj.load(str(tmp_path / "samples.h5"))
+    assert np.isfinite(read.xyz).all()
+    assert [str(atom) for atom in read.topology.atoms] == [str(a) for a in samples.to_mdtraj().topology.atoms]
+    table = np.genfromtxt(tmp_path / "samples.csv", delimiter=",", names=True)
+    assert len(table) == read.n_frames
+    np.testing.assert_array_equal(table["potential_energy"], samples.energies[samples.in_domain])
+
+
+def test_all_weights_zero_can_still_be_saved(molecule, tmp_path):
+    samples = Samples(molecule.positions[None], np.zeros(1), np.full(1, np.inf), 300.0, molecule)
+    assert "ess" not in io.save_samples(samples, tmp_path / "samples.h5")
+    assert io.load_samples(tmp_path / "samples.h5").n_nonfinite == 1
+
+
+def test_frames_of_samples_have_weights(samples, tmp_path):
+    io.save_samples(samples, tmp_path / "samples.h5")
+    frames = io.read_frames(tmp_path / "samples.h5")
+    np.testing.assert_array_equal(frames.log_weights, samples.log_weights[samples.in_domain])
+    np.testing.assert_array_equal(frames.potential_energy, samples.energies[samples.in_domain])
+    assert frames.temperature == 350.0
+
+
+def test_failed_save_leaves_no_file(samples, tmp_path, monkeypatch):
+    def full_disk(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savetxt", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        io.save_samples(samples, tmp_path / "samples.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_names_are_refused_before_writing(samples, tmp_path):
+    (tmp_path / "folder.h5").mkdir()
+    for name, message in (
+        ("samples.dcd", "ends in .h5"),
+        ("samples", "ends in .h5"),
+        ("folder.h5", "a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            io.save_samples(samples, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.h5"]
+
+
+def test_incomplete_samples_are_refused(samples, tmp_path):
+    path = tmp_path / "samples.h5"
+    io.save_samples(samples, path)
+    csv, summary = path.with_suffix(".csv"), path.with_suffix(".json")
+    good_csv, good_summary = csv.read_text(), summary.read_text()
+
+    def damaged(file, text, message):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            io.load_samples(path)
+        csv.write_text(good_csv)
+        summary.write_text(good_summary)
+
+    lines = good_csv.splitlines(keepends=True)
+    damaged(csv, "".join(lines[:-1]), "58 frames but its CSV table 57 rows")
+    damaged(csv, good_csv[:-60], "damaged")
+    damaged(csv, "a,b\n1,2\n", "columns")
+    damaged(summary, "{", "not the summary")
+    damaged(summary, "[]", "not the summary")
+    damaged(summary, "{}", "not the summary")
+    damaged(summary, good_summary.replace('"n_draws": 60', '"n_draws": 50'), "fewer draws")
+    csv.unlink()
+    with pytest.raises(InputError, match="lost its weights"):
+        io.read_frames(path)
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "nc", "pdb", "h5"])
+def test_trajectories_in_many_formats(trajectory, tmp_path, suffix):
+    path, topology = tmp_path / f"t.{suffix}", tmp_path / "top.pdb"
+    trajectory.save(str(path))
+    trajectory[0].save(str(topology))
+    frames = io.read_trajectory(path, topology, n_atoms=22)
+    np.testing.assert_allclose(frames.positions, trajectory.xyz, atol=2e-3)
+    assert (len(frames), frames.topology.n_atoms, frames.log_weights, frames.n_walkers) == (58, 22, None, 1)
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "nc", "h5"])
+def test_truncated_trajectories_are_refused(trajectory, tmp_path, suffix):
+    path, topology = tmp_path / f"t.{suffix}", tmp_path / "top.pdb"
+    trajectory.save(str(path))
+    trajectory[0].save(str(topology))
+    content = path.read_bytes()
+    # The cuts are inside frames: without a frame count in the file, one between frames cannot be told.
+    for keep in (0, 50, len(content) // 2 + 50, len(content) - 30):
+        path.write_bytes(content[:keep])
+        with pytest.raises(InputError, match="truncated"):
+            io.read_frames(path, topology)
+
+
+def test_unusable_trajectories_are_refused(trajectory, tmp_path):
+    trajectory.save(str(tmp_path / "t.dcd"))
+    trajectory[0].atom_slice(range(20)).save(str(tmp_path / "small.pdb"))
+    bad = trajectory.slice([0, 1, 2, 3])
+    bad.xyz[2, 5] = np.nan
+    bad.save(str(tmp_path / "nan.h5"))
+    trajectory.save(str(tmp_path / "t.h5"))
+    for arguments, message in (
+        (("missing.dcd",), "no file .*missing.dcd"),
+        (("t.dcd",), "no topology inside"),
+        (("t.dcd", "missing.pdb"), "no file .*missing.pdb"),
+        (("t.dcd", "small.pdb"), "another topology"),
+        (("nan.h5",), "NaN or infinite positions in 1 of 4 frames, first in frame 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            io.read_trajectory(*(tmp_path / name for name in arguments))
+    with pytest.raises(InputError, match="22 atoms, but 23 are expected"):
+        io.read_trajectory(tmp_path / "t.h5", n_atoms=23)
+    with pytest.raises(InputError, match="is a folder"):
+        io.read_frames(tmp_path)
+
+
+def test_energies_temperature_and_walkers_of_a_simulation(trajectory, tmp_path):
+    with mdtraj.formats.HDF5TrajectoryFile(str(tmp_path / "trajectory.h5"), "w") as file:
+        file.topology = trajectory.topology
+        energies = np.arange(58, dtype=np.float32)
+        file.write(trajectory.xyz, potentialEnergy=energies, temperature=np.full(58, 600.0, np.float32))
+    frames = io.read_trajectory(tmp_path / "trajectory.h5")
+    np.testing.assert_array_equal(frames.potential_energy, energies)
+    assert frames.temperature == 600.0
+    for n_walkers, expected in ((29, 29), (7, 1), (0, 1), ("x", 1)):  # 58 frames are not of 7 walkers
+        (tmp_path / "provenance.json").write_text(json.dumps({"n_walkers": n_walkers}))
+        assert io.read_trajectory(tmp_path / "trajectory.h5").n_walkers == expected
