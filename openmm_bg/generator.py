@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _HEADER = "model.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""The file that an interrupted training leaves in the directory that becomes its model."""
 
 
 class BoltzmannGenerator:
@@ -308,7 +310,9 @@ def _system_files(system: MolecularSystem) -> dict[str, bytes]:
 
 
 def _replaceable(directory: Path) -> bool:
-    return (directory / _HEADER).is_file() or not any(directory.iterdir())
+    """Tell whether a directory is empty, or was written by `save` or by a training."""
+    names = {path.name for path in directory.iterdir()}
+    return not names or bool(names & {_HEADER, CHECKPOINT})
 
 
 def _sha256(path: Path) -> str:

@@ -1,11 +1,10 @@
-"""Reading trajectories and samples, with errors that say what is wrong with a file; saving samples."""
+"""Saving samples; reading samples, trajectories and exchange runs, with errors that say what is wrong."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,87 +14,12 @@ from openmm_bg import statistics
 from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_path, json_text, provenance
 from openmm_bg.samples import Samples
+from openmm_bg.trajectories import Frames, check_frames, existing_file, read_trajectory
 
 if TYPE_CHECKING:
-    import mdtraj
-
     from openmm_bg.systems import MolecularSystem
 
 _COLUMNS = ("log_q", "reduced_energy", "log_weight", "potential_energy")
-_CARRIES_TOPOLOGY = {".h5", ".hdf5", ".pdb", ".cif", ".gro", ".lh5"}
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """Configurations read from a file.
-
-    Attributes:
-        path: The file.
-        positions: Configurations [nm] with shape=(n_frames, n_atoms, 3).
-        topology: The mdtraj topology.
-        potential_energy: Potential energies [kJ/mol] with shape=(n_frames,), if the file has them.
-        temperature: The temperature [K], if the file tells one for all frames.
-        log_weights: Log-weights with shape=(n_frames,) of samples; None for a trajectory.
-        n_walkers: Independent walkers in a trajectory; frame i belongs to walker i % n_walkers.
-    """
-
-    path: Path
-    positions: np.ndarray
-    topology: mdtraj.Topology
-    potential_energy: np.ndarray | None = None
-    temperature: float | None = None
-    log_weights: np.ndarray | None = None
-    n_walkers: int = 1
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self.positions)
-
-
-def read_trajectory(
-    path: str | Path, topology: str | Path | None = None, *, n_atoms: int | None = None
-) -> Frames:
-    """Read a trajectory in any of mdtraj's formats.
-
-    Args:
-        path: The trajectory.
-        topology: A file with the topology (e.g. PDB), for formats without one (e.g. DCD, XTC).
-        n_atoms: The number of atoms it must have.
-
-    Raises:
-        InputError: If a file is missing or truncated, the topology is missing or of another molecule,
-            or a position is NaN or infinite.
-    """
-    import mdtraj
-
-    path = _existing(path)
-    if topology is not None:
-        topology = _existing(topology)
-    elif path.suffix.lower() not in _CARRIES_TOPOLOGY:
-        raise InputError(f"{path} has no topology inside; give one with --topology, e.g. a PDB file.")
-    has_own = path.suffix.lower() in _CARRIES_TOPOLOGY
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unit cells and unusual PDB records
-            trajectory = mdtraj.load(str(path), **({} if has_own else {"top": str(topology)}))
-    except Exception as error:  # the parsers raise many kinds
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{path} cannot be read as a trajectory; it may be truncated, or belong to another topology"
-            + (f" ({reason[-1].strip().rstrip('.')})." if reason else ".")
-        ) from error
-    _check_frames(path, trajectory.xyz, n_atoms)
-    if path.suffix.lower() == ".dcd" and len(trajectory) < (claimed := _dcd_frames(path)):
-        raise InputError(f"{path} is truncated: it has {len(trajectory)} of the {claimed} frames it claims.")
-    energy, temperature = _energies(path, len(trajectory))
-    return Frames(
-        path=path,
-        positions=trajectory.xyz.astype(np.float64),
-        topology=trajectory.topology,
-        potential_energy=energy,
-        temperature=temperature,
-        n_walkers=_walkers(path, len(trajectory)),
-    )
 
 
 def samples_path(path: str | Path) -> Path:
@@ -204,7 +128,7 @@ def read_frames(
     Raises:
         InputError: If a file is missing or cannot be used.
     """
-    path = _existing(path)
+    path = existing_file(path)
     if path.suffix == ".h5" and path.with_suffix(".json").is_file():
         frames = read_trajectory(path)
         samples = load_samples(path)
@@ -237,8 +161,8 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
     if run.n_iterations == 0:
         raise InputError(f"{path} has no finished iteration yet.")
     positions = run.positions[:, state].astype(np.float64)
-    molecule = mdtraj.load_topology(str(_existing(topology)))
-    _check_frames(path, positions, molecule.n_atoms)
+    molecule = mdtraj.load_topology(str(existing_file(topology)))
+    check_frames(path, positions, molecule.n_atoms)
     return Frames(
         path, positions, molecule, run.potential_energy[:, state], temperature=float(run.temperatures[state])
     )
@@ -252,71 +176,6 @@ def _is_exchange(path: Path) -> bool:
             return "metadata" in dataset.groups
     except OSError as error:
         raise InputError(f"{path} cannot be read as a netCDF file; it may be truncated.") from error
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file in it.")
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.")
-    return path
-
-
-def _check_frames(path: Path, positions: np.ndarray, n_atoms: int | None) -> None:
-    if len(positions) == 0:
-        raise InputError(f"{path} has no frames.")
-    if n_atoms is not None and positions.shape[1] != n_atoms:
-        raise InputError(
-            f"{path} has {positions.shape[1]} atoms, but {n_atoms} are expected: it is a trajectory of "
-            "another molecule."
-        )
-    bad = ~np.isfinite(positions).all(axis=(1, 2))
-    if bad.any():
-        raise InputError(
-            f"{path} has NaN or infinite positions in {bad.sum()} of {len(bad)} frames, first in frame "
-            f"{int(bad.argmax())}; remove those frames."
-        )
-    # A truncated netCDF file is read as if its missing numbers were zero.
-    collapsed = (np.diff(positions, axis=1) == 0).all(axis=2).any(axis=1)
-    if collapsed.any():
-        raise InputError(
-            f"{path} has atoms on top of each other in {collapsed.sum()} of {len(bad)} frames, first in "
-            f"frame {int(collapsed.argmax())}; it may be truncated."
-        )
-
-
-def _dcd_frames(path: Path) -> int:
-    """Return the number of frames in a DCD file's header, which its reader ignores."""
-    with path.open("rb") as file:
-        header = file.read(12)
-    order = "little" if int.from_bytes(header[:4], "little") == 84 else "big"
-    return int.from_bytes(header[8:12], order)
-
-
-def _energies(path: Path, n_frames: int) -> tuple[np.ndarray | None, float | None]:
-    """Return the energies [kJ/mol] and the one temperature [K] that mdtraj's HDF5 files hold."""
-    if path.suffix.lower() not in {".h5", ".hdf5"}:
-        return None, None
-    import mdtraj
-
-    with mdtraj.formats.HDF5TrajectoryFile(str(path)) as file:
-        nodes = {name: file.root[name][:] for name in ("potentialEnergy", "temperature") if name in file.root}
-    energy, temperatures = nodes.get("potentialEnergy"), nodes.get("temperature")
-    if energy is not None:
-        energy = energy.astype(np.float64) if len(energy) == n_frames else None
-    single = temperatures is not None and len(temperatures) > 0 and np.ptp(temperatures) < 1e-3
-    return energy, float(temperatures[0]) if single else None
-
-
-def _walkers(path: Path, n_frames: int) -> int:
-    """Return the number of walkers of a trajectory that openmm-bg simulate wrote, 1 of others."""
-    try:
-        record = json.loads((path.parent / "provenance.json").read_text())
-        n_walkers = int(record["n_walkers"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
-    return n_walkers if n_walkers > 0 and n_frames % n_walkers == 0 else 1
 
 
 def _summary(samples: Samples) -> dict[str, Any]:

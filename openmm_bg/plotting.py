@@ -248,7 +248,7 @@ def _check(data: Sequence[Any], bins: int) -> None:
 
 
 def _surfaces(density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return free-energy surfaces [kT] for colours (NaN where nothing was seen near) and for contour lines."""
+    """Return free-energy surfaces [kT] for colours (NaN where nothing was seen) and for contour lines."""
     from scipy.ndimage import gaussian_filter
 
     # One bin wide: a wider kernel paints a halo of invented free energies around what was seen.

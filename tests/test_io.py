@@ -28,11 +28,6 @@ def samples(molecule):
     return Samples(positions, rng.normal(size=60), reduced, 350.0, molecule, record={"seed": 5})
 
 
-@pytest.fixture
-def trajectory(samples):
-    return samples.to_mdtraj()
-
-
 def test_samples_round_trip(samples, molecule, tmp_path):
     path = tmp_path / "new folder" / "samples.h5"
     summary = io.save_samples(samples, path)
@@ -124,61 +119,3 @@ def test_incomplete_samples_are_refused(samples, tmp_path):
     csv.unlink()
     with pytest.raises(InputError, match="lost its weights"):
         io.read_frames(path)
-
-
-@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "nc", "pdb", "h5"])
-def test_trajectories_in_many_formats(trajectory, tmp_path, suffix):
-    path, topology = tmp_path / f"t.{suffix}", tmp_path / "top.pdb"
-    trajectory.save(str(path))
-    trajectory[0].save(str(topology))
-    frames = io.read_trajectory(path, topology, n_atoms=22)
-    np.testing.assert_allclose(frames.positions, trajectory.xyz, atol=2e-3)
-    assert (len(frames), frames.topology.n_atoms, frames.log_weights, frames.n_walkers) == (58, 22, None, 1)
-
-
-@pytest.mark.parametrize("suffix", ["dcd", "xtc", "trr", "nc", "h5"])
-def test_truncated_trajectories_are_refused(trajectory, tmp_path, suffix):
-    path, topology = tmp_path / f"t.{suffix}", tmp_path / "top.pdb"
-    trajectory.save(str(path))
-    trajectory[0].save(str(topology))
-    content = path.read_bytes()
-    # The cuts are inside frames: without a frame count in the file, one between frames cannot be told.
-    for keep in (0, 50, len(content) // 2 + 50, len(content) - 30):
-        path.write_bytes(content[:keep])
-        with pytest.raises(InputError, match="truncated"):
-            io.read_frames(path, topology)
-
-
-def test_unusable_trajectories_are_refused(trajectory, tmp_path):
-    trajectory.save(str(tmp_path / "t.dcd"))
-    trajectory[0].atom_slice(range(20)).save(str(tmp_path / "small.pdb"))
-    bad = trajectory.slice([0, 1, 2, 3])
-    bad.xyz[2, 5] = np.nan
-    bad.save(str(tmp_path / "nan.h5"))
-    trajectory.save(str(tmp_path / "t.h5"))
-    for arguments, message in (
-        (("missing.dcd",), "no file .*missing.dcd"),
-        (("t.dcd",), "no topology inside"),
-        (("t.dcd", "missing.pdb"), "no file .*missing.pdb"),
-        (("t.dcd", "small.pdb"), "another topology"),
-        (("nan.h5",), "NaN or infinite positions in 1 of 4 frames, first in frame 2"),
-    ):
-        with pytest.raises(InputError, match=message):
-            io.read_trajectory(*(tmp_path / name for name in arguments))
-    with pytest.raises(InputError, match="22 atoms, but 23 are expected"):
-        io.read_trajectory(tmp_path / "t.h5", n_atoms=23)
-    with pytest.raises(InputError, match="is a folder"):
-        io.read_frames(tmp_path)
-
-
-def test_energies_temperature_and_walkers_of_a_simulation(trajectory, tmp_path):
-    with mdtraj.formats.HDF5TrajectoryFile(str(tmp_path / "trajectory.h5"), "w") as file:
-        file.topology = trajectory.topology
-        energies = np.arange(58, dtype=np.float32)
-        file.write(trajectory.xyz, potentialEnergy=energies, temperature=np.full(58, 600.0, np.float32))
-    frames = io.read_trajectory(tmp_path / "trajectory.h5")
-    np.testing.assert_array_equal(frames.potential_energy, energies)
-    assert frames.temperature == 600.0
-    for n_walkers, expected in ((29, 29), (7, 1), (0, 1), ("x", 1)):  # 58 frames are not of 7 walkers
-        (tmp_path / "provenance.json").write_text(json.dumps({"n_walkers": n_walkers}))
-        assert io.read_trajectory(tmp_path / "trajectory.h5").n_walkers == expected

@@ -1,1 +1,121 @@
-"""TODO."""
+"""The command line, ``openmm-bg``: parse, check, call the library, and say what the figures mean."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from openmm_bg import __version__
+from openmm_bg.cli.exchange import exchange
+from openmm_bg.cli.ramachandran import ramachandran
+from openmm_bg.cli.sample import sample
+from openmm_bg.cli.simulate import simulate
+from openmm_bg.cli.systems import systems
+from openmm_bg.cli.train import train
+from openmm_bg.errors import InputError, ReliabilityWarning
+
+# Of typer's errors about the command line; typer gives only the most special one a public name.
+_UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
+
+_AFTER_CTRL_C = {
+    "simulate": "the same command continues from the last checkpoint.",
+    "train": "the same command continues from the last checkpoint.",
+    "exchange": "the same command continues from the last checkpoint.",
+}
+_WRONG_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+
+app = typer.Typer(
+    name="openmm-bg",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (systems, simulate, train, sample, exchange, ramachandran):
+    app.command()(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"openmm-bg {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _openmm_bg(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Boltzmann generators for OpenMM: a flow learns molecular dynamics and samples at other temperatures.
+
+    In order: **simulate** makes data, **train** a model of them, **sample** draws weighted samples from it,
+    **exchange** uses it in replica exchange, and **ramachandran** compares the results.
+
+    Example: openmm-bg simulate alanine_dipeptide --temperature 600 --output data
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code: 0, or 2 for bad input, 130 after Ctrl-C, 1 for a full disk.
+    """
+    for name in ("pymbar", "pymbar.timeseries", "pymbar.mbar_solvers"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # or importing openmmtools prints a banner
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ReliabilityWarning)
+        warnings.showwarning = _show_warning
+        try:
+            code = typer.main.get_command(app).main(
+                args=list(arguments), prog_name="openmm-bg", standalone_mode=False
+            )
+        except InputError as error:
+            return _fail(str(error), 2)
+        except _UsageError as error:
+            path = error.ctx.command_path if error.ctx else "openmm-bg"
+            return _fail(f"{error.format_message().rstrip('.')}; see {path} --help", 2)
+        except _ClickException as error:
+            return _fail(error.format_message(), 2)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except OSError as error:
+            if error.errno in _WRONG_PATH:
+                return _fail(f"{error.filename}: {error.strerror}", 2)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return _fail(f"{error.strerror}; nothing was left half-written", 1)
+            raise
+    if code == 130:
+        command = next((argument for argument in arguments if argument in _AFTER_CTRL_C), "")
+        hint = _AFTER_CTRL_C.get(command, "nothing was written; run the command again.")
+        print(f"interrupted: {hint}", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _fail(message: str, code: int) -> int:
+    # One line, whatever library the text came from.
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_args: object, **_kwargs: object) -> None:
+    name = "warning" if issubclass(category, ReliabilityWarning) else category.__name__
+    print(f"{name}: " + " ".join(str(message).split()), file=sys.stderr)

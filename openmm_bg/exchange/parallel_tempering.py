@@ -218,8 +218,11 @@ def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> Pa
     silence_openmmtools()
     from openmmtools.multistate import MultiStateReporter, ParallelTemperingSampler
 
+    reporter = MultiStateReporter(str(path), velocity_interval=0)
+    if not reporter.storage_exists():
+        raise InputError(f"The checkpoint file of {path} is missing; put it back beside it.")
     with contextlib.redirect_stdout(io.StringIO()):
-        sampler = ParallelTemperingSampler.from_storage(MultiStateReporter(str(path), velocity_interval=0))
+        sampler = ParallelTemperingSampler.from_storage(reporter)
     prepare(sampler, settings, seed)
     return sampler
 

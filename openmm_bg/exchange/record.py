@@ -81,9 +81,9 @@ class ExchangeRecord:
 
 
 def read_exchange(storage: str | Path) -> ExchangeRecord:
-    """Read a run that `run_parallel_tempering` stored; it may still be going on or have been killed.
+    """Read a run that `run_parallel_tempering` stored, finished or killed; the model is not needed.
 
-    The model is not needed.
+    The flow move's counters include iterations that were run again after a kill.
 
     Args:
         storage: The run's netCDF file.
@@ -137,8 +137,8 @@ def open_storage(storage: str | Path) -> Any:
         return netCDF4.Dataset(path, "r")
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read as a netCDF file ({error.strerror or error}); "
-            "delete it, together with its checkpoint file, and start the run again."
+            f"{path} cannot be read as a netCDF file ({error.strerror or error}): another process may be "
+            "writing it, and if not, delete it together with its checkpoint file and start again."
         ) from error
 
 

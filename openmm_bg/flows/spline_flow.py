@@ -11,9 +11,10 @@ import torch
 from nflows.transforms import CompositeTransform
 
 from openmm_bg.flows.base import Flow
+from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
-from openmm_bg.units import kelvin, nanometers
+from openmm_bg.units import kelvin
 
 
 class SplineFlow(Flow):
@@ -108,7 +109,7 @@ class SplineFlow(Flow):
 
     def log_prob(self, positions: Any, temperature: float | None = None) -> torch.Tensor:
         """Return exact log-densities; see `Flow.log_prob`."""
-        positions = torch.as_tensor(nanometers(positions), dtype=torch.float64, device=self._device)
+        positions = positions_tensor(positions).to(self._device)
         with torch.no_grad():
             features, logabsdet = self.coordinates.forward(positions)
             outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
@@ -118,7 +119,7 @@ class SplineFlow(Flow):
 
     def in_domain(self, positions: Any) -> torch.Tensor:
         """Tell which configurations the flow can propose; see `Flow.in_domain`."""
-        positions = torch.as_tensor(nanometers(positions), dtype=torch.float64, device=self._device)
+        positions = positions_tensor(positions).to(self._device)
         return torch.isfinite(self.coordinates.forward(positions)[1])
 
     def features_log_prob(self, features: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:

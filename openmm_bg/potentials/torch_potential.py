@@ -128,17 +128,16 @@ class TorchPotential(Potential):
 
     def save(self, path: str | Path) -> None:
         """Write the parameters to one safetensors file, with the expressions in its JSON header."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        from openmm_bg.files import atomic_path
+        from openmm_bg.files import atomic_write_bytes
 
         header = {"format": _FORMAT, "n_atoms": self.n_atoms, "terms": []}
         tensors = {}
         for k, term in enumerate(self.terms):
             header["terms"].append({"kind": type(term).__name__, "config": term.config})
             tensors |= {f"{k}.{name}": array.contiguous() for name, array in term.arrays().items()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"openmm_bg_potential": json.dumps(header)})
+        atomic_write_bytes(path, save(tensors, metadata={"openmm_bg_potential": json.dumps(header)}))
 
     @classmethod
     def load(

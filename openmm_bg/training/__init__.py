@@ -2,6 +2,6 @@
 
 from openmm_bg.training.data import TrainingData, load_data
 from openmm_bg.training.settings import TrainingSettings
-from openmm_bg.training.train import train
+from openmm_bg.training.trainer import train
 
 __all__ = ["TrainingData", "TrainingSettings", "load_data", "train"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
+from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 
 
@@ -40,7 +41,7 @@ class CartesianCoordinates(Coordinates):
         Raises:
             InputError: If positions are not finite, or too few for a covariance.
         """
-        x = torch.as_tensor(np.array(positions), dtype=torch.float64)
+        x = positions_tensor(positions)
         if x.ndim != 3 or x.shape[1:] != (self.n_atoms, 3) or len(x) <= 3 * self.n_atoms:
             raise InputError(
                 f"Fitting needs more than {3 * self.n_atoms} configurations of {self.n_atoms} atoms; "

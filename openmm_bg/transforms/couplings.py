@@ -48,11 +48,11 @@ class SplineCoupling(Transform):
         transformed = torch.cat([transformed[circular[transformed]], transformed[~circular[transformed]]])
         self._n_bins = n_bins
         self._n_angles = int(circular[transformed].sum())
-        bounds = torch.where(circular[transformed], math.pi, float(bound))[:, None]
+        self._bound = float(bound)
         self.register_buffer("_transformed", transformed, persistent=False)
         self.register_buffer("_angles", kept[circular[kept]], persistent=False)
         self.register_buffer("_others", kept[~circular[kept]], persistent=False)
-        self.register_buffer("_bounds", bounds, persistent=False)
+        self.register_buffer("_is_angle", circular[transformed][:, None], persistent=False)
         n_inputs = 2 * len(self._angles) + len(self._others)
         self.conditioner = ResidualNet(
             max(1, n_inputs),
@@ -85,12 +85,14 @@ class SplineCoupling(Transform):
         edge = torch.zeros_like(linear[:, :1])
         linear = torch.cat([edge, linear[:, 1:k], edge], 1)
         x = inputs[:, self._transformed].t()
-        unit = (x + self._bounds) / (2.0 * self._bounds)
+        # Not a buffer: pi rounded to float32 would not be the circle's half width in float64.
+        bounds = torch.where(self._is_angle, x.new_tensor(math.pi), x.new_tensor(self._bound))
+        unit = (x + bounds) / (2.0 * bounds)
         y, log_derivative = rational_quadratic_spline(
             unit.clamp(0.0, 1.0), widths, heights, torch.cat([circular, linear], 0), inverse
         )
         inside = (unit >= 0.0) & (unit <= 1.0)
-        y = torch.where(inside, 2.0 * self._bounds * y - self._bounds, x)
+        y = torch.where(inside, 2.0 * bounds * y - bounds, x)
         log_derivative = torch.where(inside, log_derivative, 0.0)
         return inputs.index_copy(1, self._transformed, y.t()), log_derivative.sum(0)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
+from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.z_matrix import ZMatrix
 
@@ -92,7 +93,7 @@ class InternalCoordinates(Coordinates):
             InputError: If the molecule has a ring, is not connected, or has a straight bond angle that a
                 torsion would need.
         """
-        positions = torch.as_tensor(np.array(positions), dtype=torch.float64)
+        positions = positions_tensor(positions)
         z_matrix = ZMatrix.from_bonds(len(positions), bonds, masses)
         coordinates = cls(z_matrix, np.zeros(max(0, len(positions) - 3)))
         raw = coordinates._raw(positions[None])[0]
@@ -124,7 +125,7 @@ class InternalCoordinates(Coordinates):
         Raises:
             InputError: If positions are not finite or have another chirality than the reference.
         """
-        positions = torch.as_tensor(np.array(positions), dtype=torch.float64)
+        positions = positions_tensor(positions)
         if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3) or len(positions) < 2:
             raise InputError(
                 f"Fitting needs at least two configurations of {self.n_atoms} atoms; "

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,10 +66,3 @@ def alanine_model(tmp_path_factory: pytest.TempPathFactory, alanine: Any, md_pos
     path = tmp_path_factory.mktemp("alanine") / "model"
     BoltzmannGenerator(flow, system=alanine, temperature_range=(250.0, 650.0)).save(path)
     return path
-
-
-@pytest.fixture
-def close_to_reference(alanine: Any) -> np.ndarray:
-    """200 configurations [nm] of alanine dipeptide within 1 pm of the reference."""
-    noise = torch.randn(200, 22, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    return alanine.positions + 0.001 * noise.numpy()

@@ -79,7 +79,7 @@ def test_a_killed_run_is_resumed_and_extended_in_a_fresh_process(
     # Three replicas: the second one of the eleventh iteration is the last thing it does.
     killed = run_script(KILLED_RUN, model, storage, 3 * 10 + 2, json.dumps(SETTINGS))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout == ""
+    assert killed.stdout == killed.stderr == ""  # no banner, no list of papers
     before = read_exchange(storage)
     assert before.n_iterations == 10
 
@@ -219,6 +219,10 @@ def test_another_run_is_not_continued(
             run_parallel_tempering(model, storage, n_iterations=2, **{**SETTINGS, **changes})
     with pytest.raises(InputError, match="holds a run with model="):
         run_parallel_tempering(oscillator_model, storage, n_iterations=2, **SETTINGS)
+    checkpoint = tmp_path / "a_checkpoint.nc"
+    checkpoint.rename(tmp_path / "elsewhere.nc")
+    with pytest.raises(InputError, match=r"checkpoint file of .* is missing"):
+        resume_sampler(storage)
     # The model was trained again in the meantime.
     registry.clear()
     monkeypatch.setattr(registry, "current_hash", lambda path: "0" * 64)

@@ -6,7 +6,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from openmm import unit
 
@@ -18,7 +18,9 @@ ONE_ARGUMENT = [
     *("tanh", "erf", "erfc", "step", "delta", "square", "cube", "recip", "abs", "floor", "ceil"),
 ]
 TWO_ARGUMENTS = ["atan2", "min", "max"]
-POINTS = np.random.default_rng(3).uniform(0.1, 0.9, (6, 1, 3)) * np.random.default_rng(4).choice([-1, 1], (6, 1, 3))
+POINTS = np.random.default_rng(3).uniform(0.1, 0.9, (6, 1, 3)) * np.random.default_rng(4).choice(
+    [-1, 1], (6, 1, 3)
+)
 PARAMETER = 1.3
 
 
@@ -68,7 +70,9 @@ def test_function_of_two_arguments(name, arguments):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("text", ["select(step(x), x^2, y)", "select(x, 2, 3)*y", "select(0, x, y)", "select(2, x, y)"])
+@pytest.mark.parametrize(
+    "text", ["select(step(x), x^2, y)", "select(x, 2, 3)*y", "select(0, x, y)", "select(2, x, y)"]
+)
 def test_select(text):
     for ours, theirs in zip(our_values(text), openmm_values(text), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
@@ -117,8 +121,29 @@ def test_grammar(text, expected):
 @pytest.mark.parametrize(
     "text",
     [
-        *("1/0", "log(0)", "sqrt(-1)", "exp(1000)", "(-8)^0.5", "0^-1", "0^-0.5", "log(-1)", "acos(2)", "asin(-2)"),
-        *("10^400", "x/0", "recip(0)", "csc(0)", "cosh(1000)", "sinh(-1000)", "floor(1/0)", "ceil(log(0))", "0/0"),
+        *(
+            "1/0",
+            "log(0)",
+            "sqrt(-1)",
+            "exp(1000)",
+            "(-8)^0.5",
+            "0^-1",
+            "0^-0.5",
+            "log(-1)",
+            "acos(2)",
+            "asin(-2)",
+        ),
+        *(
+            "10^400",
+            "x/0",
+            "recip(0)",
+            "csc(0)",
+            "cosh(1000)",
+            "sinh(-1000)",
+            "floor(1/0)",
+            "ceil(log(0))",
+            "0/0",
+        ),
     ],
 )
 def test_undefined_numbers_are_not_finite_and_raise_nothing(text):
@@ -145,9 +170,36 @@ def test_dtype_is_kept(dtype):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", ";", "x+", "+x", "*x", "x y", "2x", "x^^2", "(x", "x)", ")x(", "()", "x,y", "1..2", "x$2", "x=2"),
+        *(
+            "",
+            ";",
+            "x+",
+            "+x",
+            "*x",
+            "x y",
+            "2x",
+            "x^^2",
+            "(x",
+            "x)",
+            ")x(",
+            "()",
+            "x,y",
+            "1..2",
+            "x$2",
+            "x=2",
+        ),
         *("sin()", "sin(x,y)", "atan2(x)", "sin x", "nosuch(x)", "sinus(x)", "add(x,y)", "power(x,2)"),
-        *("x;2", "t; t=", "t; t=x+", "t; 2=x", "__import__('os')", "x.real", "x[0]", "lambda: 0", "x if y else z"),
+        *(
+            "x;2",
+            "t; t=",
+            "t; t=x+",
+            "t; 2=x",
+            "__import__('os')",
+            "x.real",
+            "x[0]",
+            "lambda: 0",
+            "x if y else z",
+        ),
     ],
 )
 def test_bad_input(text):
@@ -192,11 +244,10 @@ def has_undefined_constant(expression):
     return False
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
-@given(text=expressions("x", "y", "z", "a", "t", "u"), t=expressions("x", "y", "a", "u"), u=expressions("x", "z"))
-@example(text="t^2-u", t="-x^2*u", u="2^-z")
-def test_random_expressions(text, t, u):
-    text = f"{text}; t={t}; u = {u}"
+SETTINGS = settings(deadline=None, derandomize=True)
+
+
+def check_against_openmm(text):
     assume(not has_undefined_constant(Expression(text)))
     theirs, their_gradient = openmm_values(text)
     ours, our_gradient = our_values(text)
@@ -207,15 +258,40 @@ def test_random_expressions(text, t, u):
             moved, _ = our_values(text, POINTS * (1.0 + shift))
             spread = np.fmax(spread, np.abs(moved - ours))
         usable = np.isfinite(ours) & np.isfinite(theirs)
-        # One may overflow where the other, in another order, just does not; and of min(NaN, 1) OpenMM makes 1.
+        # One may overflow where the other just does not, and of min(NaN, 1) OpenMM makes 1.
         excused = np.isnan(ours) if "min(" in text or "max(" in text else np.zeros(len(ours), dtype=bool)
-        assert (excused | usable | (np.abs(ours) > 1e100) | ~np.isfinite(ours) & ~np.isfinite(theirs)).all(), (ours, theirs)
-        assert (np.abs(ours - theirs) <= 1e-9 * (1 + np.abs(theirs)) + 1e4 * spread)[usable].all(), (ours, theirs)
+        assert (
+            excused | usable | (np.abs(ours) > 1e100) | (~np.isfinite(ours) & ~np.isfinite(theirs))
+        ).all(), (ours, theirs)
+        assert (np.abs(ours - theirs) <= 1e-9 * (1 + np.abs(theirs)) + 1e4 * spread)[usable].all(), (
+            ours,
+            theirs,
+        )
         smooth = usable & (spread <= 1e-12 * (1 + np.abs(ours)))
         smooth &= np.isfinite(our_gradient).all(1) & np.isfinite(their_gradient).all(1)
         size = np.abs(their_gradient).max(1)
         error = np.abs(our_gradient - their_gradient).max(1)
         assert (error <= 1e-7 * (1 + size))[smooth].all(), (our_gradient, their_gradient)
+
+
+@settings(SETTINGS, max_examples=300)
+@given(
+    text=expressions("x", "y", "z", "a", "t", "u"), t=expressions("x", "y", "a", "u"), u=expressions("x", "z")
+)
+def test_random_expressions(text, t, u):
+    check_against_openmm(f"{text}; t={t}; u = {u}")
+
+
+OPERANDS = st.tuples(
+    st.sampled_from(["", "", "-"]), st.sampled_from(["x", "y", "a", "2", "0.5"]), st.sampled_from("+-*/^")
+)
+
+
+@settings(SETTINGS, max_examples=200)
+@given(parts=st.lists(OPERANDS, min_size=2, max_size=6))
+def test_precedence(parts):
+    """Chains of operators and signs without any parentheses."""
+    check_against_openmm("".join(sign + name + operator for sign, name, operator in parts)[:-1])
 
 
 def test_numbers_only_give_a_float():

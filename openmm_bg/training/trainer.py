@@ -17,9 +17,9 @@ import torch
 
 from openmm_bg import statistics
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.files import atomic_path, atomic_write_text, provenance
+from openmm_bg.files import atomic_write_bytes, atomic_write_text, provenance
 from openmm_bg.flows.spline_flow import SplineFlow
-from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.losses import ReverseKL, maximum_likelihood
@@ -27,7 +27,6 @@ from openmm_bg.training.settings import TrainingSettings
 from openmm_bg.transforms import InternalCoordinates
 from openmm_bg.units import thermal_energy
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
 _WARM_UP_STEPS = 200
 
@@ -186,7 +185,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write the run's state, so that `resume` continues from here."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
@@ -203,10 +202,9 @@ class Trainer:
             "since_best": self._since_best,
             "log": self.log,
         }
-        self.output.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.output / CHECKPOINT) as path:
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, path, metadata={"openmm_bg_training": json.dumps(header)})
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        content = save(contiguous, metadata={"openmm_bg_training": json.dumps(header)})
+        atomic_write_bytes(self.output / CHECKPOINT, content)
         self._write_log()
 
     def resume(self) -> None:

@@ -1,0 +1,79 @@
+"""``openmm-bg exchange``: replica exchange in openmmtools with flow moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from openmm_bg.cli.console import print_table, say, with_error
+from openmm_bg.errors import InputError
+
+
+def exchange(
+    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The storage file to write (.nc).")],
+    temperature_min: Annotated[float, typer.Option(help="Lowest temperature (K).")] = 300.0,
+    temperature_max: Annotated[float, typer.Option(help="Highest temperature (K).")] = 600.0,
+    n_replicas: Annotated[int, typer.Option("--replicas", help="Temperatures, spaced geometrically.")] = 4,
+    n_iterations: Annotated[int, typer.Option("--iterations", help="Iterations in all.")] = 1000,
+    n_proposals: Annotated[
+        int, typer.Option("--proposals", help="Flow proposals in an iteration, one batch.")
+    ] = 16,
+    n_steps: Annotated[int, typer.Option("--steps", help="Langevin steps in an iteration.")] = 100,
+    timestep: Annotated[float, typer.Option(help="Time step (ps).")] = 0.001,
+    collision_rate: Annotated[float, typer.Option(help="Collision rate (1/ps).")] = 1.0,
+    checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,
+    platform: Annotated[
+        str | None, typer.Option(help="OpenMM's platform for the dynamics; the fastest if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Run parallel tempering in openmmtools, with a flow move before the dynamics of every replica.
+
+    An interrupted run is continued by the same command, and a finished one extended by more iterations.
+
+    Example: openmm-bg exchange model --temperature-min 300 --temperature-max 600 --output exchange.nc
+    """
+    if output.suffix != ".nc":
+        raise InputError(f"An exchange run is stored in a file that ends in .nc, not {output.name!r}.")
+    from openmm_bg.exchange import run_parallel_tempering
+    from openmm_bg.statistics import chain_mean
+
+    run = run_parallel_tempering(
+        model,
+        output,
+        temperature_min=temperature_min,
+        temperature_max=temperature_max,
+        n_replicas=n_replicas,
+        n_iterations=n_iterations,
+        n_proposals=n_proposals,
+        n_steps=n_steps,
+        timestep=timestep,
+        collision_rate=collision_rate,
+        checkpoint_interval=checkpoint_interval,
+        platform=platform,
+        seed=seed,
+        progress=not quiet,
+    )
+    up = [*run.exchange_acceptance, np.nan]
+    rows = []
+    for k, temperature in enumerate(run.temperatures):
+        energy = run.potential_energy[:, k]
+        mean = with_error(chain_mean(energy)) if len(energy) > 1 else f"{energy[0]:.4g}"
+        rows.append((f"{temperature:.1f}", _percent(run.flow_acceptance[k]), _percent(up[k]), mean))
+    print_table(
+        ("temperature (K)", "flow accepted", "exchange with the next", "potential energy (kJ/mol)"),
+        rows,
+        title=f"{run.n_iterations} iterations: {output}",
+    )
+    say("Flow accepted: accepted over made proposals, each of which is a fresh, independent configuration.")
+    say(f"Round trips of replicas from the lowest to the highest temperature and back: {run.round_trips}")
+    say(f"Look at it with: openmm-bg ramachandran {output} --output ramachandran.png")
+
+
+def _percent(fraction: float) -> str:
+    return "-" if np.isnan(fraction) else f"{fraction:.1%}"

@@ -1,0 +1,121 @@
+"""``openmm-bg ramachandran``: free-energy surfaces, histograms and basin populations, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openmm_bg.cli.console import print_table, say, with_error
+from openmm_bg.errors import InputError
+
+if TYPE_CHECKING:
+    from openmm_bg.analysis import Ramachandran
+
+
+def ramachandran(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Trajectories, samples (.h5), exchange runs (.nc), or data directories."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure (.png; .svg beside it).")],
+    label: Annotated[list[str] | None, typer.Option(help="A panel's label; one for each file.")] = None,
+    title: Annotated[str | None, typer.Option(help="A title above the panels.")] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="A file with the topology, for trajectories without one.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "-T", help="Which temperature (K) of an exchange run.")
+    ] = None,
+    residue: Annotated[str | None, typer.Option(help='Which residue, e.g. "2 (ALA)", if several.')] = None,
+    weights: Annotated[bool, typer.Option(help="Use the weights of samples.")] = True,
+    bins: Annotated[int, typer.Option(help="Bins of each angle in the surface.")] = 90,
+    maximum: Annotated[float, typer.Option(help="Free energy (kT) at the end of the colours.")] = 10.0,
+) -> None:
+    """Draw Ramachandran free-energy surfaces in kT, side by side, and compare them.
+
+    Writes OUTPUT as PNG and SVG, and beside it the phi and psi histograms with errors as a figure and as a
+    table (OUTPUT_torsions.png, .svg, .csv). Prints the basins' populations, and distances to the first file.
+
+    Example: openmm-bg ramachandran data samples.h5 --label "MD, 600 K" --label "flow, 300 K" -o plot.png
+    """
+    from openmm_bg import plotting
+
+    if output.suffix.lower() not in {".png", ".svg"}:
+        raise InputError(f"A figure is written to a file that ends in .png or .svg, not {output.name!r}.")
+    if label and len(label) != len(files):
+        raise InputError(f"There are {len(files)} files but {len(label)} labels; give each file one.")
+    data = [
+        _read(path, name, topology, temperature, residue, weights)
+        for path, name in zip(files, label or [None] * len(files), strict=True)
+    ]
+    figure = plotting.plot_ramachandran(data, bins=bins, maximum=maximum, title=title)
+    torsions = output.with_name(f"{output.stem}_torsions.png")
+    histograms = plotting.plot_torsions(data, title=title)
+    written = [*plotting.save_figure(figure, output), *plotting.save_figure(histograms, torsions)]
+    written.append(plotting.write_torsions_csv(data, torsions.with_suffix(".csv")))
+    _print_populations(data)
+    if len(data) > 1:
+        _print_distances(data)
+    say("Written: " + ", ".join(str(path) for path in written))
+
+
+def _read(
+    path: Path,
+    label: str | None,
+    topology: Path | None,
+    temperature: float | None,
+    residue: str | None,
+    weighted: bool,
+) -> Ramachandran:
+    from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
+    from openmm_bg.io import read_frames
+    from openmm_bg.systems.molecular_system import backbone_torsions
+
+    if (path / "trajectory.h5").is_file():
+        path = path / "trajectory.h5"
+    frames = read_frames(path, topology, temperature=temperature)
+    torsions = backbone_torsions(frames.topology.to_openmm())
+    pairs = torsion_pairs(torsions)
+    if not pairs:
+        raise InputError(f"{path} has no residue with both backbone torsions phi and psi.")
+    if residue is None and len(pairs) > 1:
+        raise InputError(f"{path} has several residues; choose one with --residue: {', '.join(pairs)}.")
+    chosen = next(iter(pairs)) if residue is None or len(pairs) == 1 else residue
+    if chosen not in pairs:
+        raise InputError(f"{path} has no residue {chosen!r}; it has: {', '.join(pairs)}.")
+    names = pairs[chosen]
+    angles = torsion_angles(frames.positions, {name: torsions[name] for name in names})
+    log_weights = frames.log_weights if weighted else None
+    if label is None:
+        stem = path.parent.name if path.name == "trajectory.h5" else path.stem
+        kind = ", reweighted" if log_weights is not None else ""
+        label = (stem or path.stem) + (f", {frames.temperature:g} K" if frames.temperature else "") + kind
+    return Ramachandran(label, angles[names[0]], angles[names[1]], log_weights, frames.n_walkers)
+
+
+def _print_populations(data: list[Ramachandran]) -> None:
+    from openmm_bg.analysis import BASINS, PHI_POSITIVE
+
+    basins = {**BASINS, "phi > 0": PHI_POSITIVE}
+    rows = [(one.label, *(with_error(one.population(basin)) for basin in basins.values())) for one in data]
+    print_table(("populations", *basins), rows)
+    say("Standard errors of weighted samples by the delta method, of chains by their correlation times.")
+
+
+def _print_distances(data: list[Ramachandran]) -> None:
+    from openmm_bg.analysis import kl_divergence, total_variation, total_variation_floor
+
+    first = data[0]
+    rows = [
+        (
+            one.label,
+            f"{kl_divergence(first, one):.3g}",
+            f"{total_variation(first, one):.3f}",
+            f"{total_variation_floor(first, one):.3f}",
+        )
+        for one in data[1:]
+    ]
+    print_table((f"distance to {first.label}", "KL", "total variation", "of which noise"), rows)
+    say("KL on 100 x 100 bins, total variation on 50 x 50; noise: what two sets of one law would have.")

@@ -1,0 +1,113 @@
+"""One contract for every transform: inverse, and log-determinants in both directions against autograd."""
+
+import math
+
+import pytest
+import torch
+from nflows.transforms import CompositeTransform
+from torch.autograd.functional import jacobian
+
+from openmm_bg.transforms import CartesianCoordinates, CircularShift, SplineCoupling
+
+CIRCULAR = torch.tensor([True, False, False, True, False, True, False])
+ALTERNATING = torch.tensor([True, False] * 4)[:7]
+
+
+def _randomise(transform, scale=0.5):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return transform.double()
+
+
+def _coupling(mask, circular=CIRCULAR):
+    return _randomise(
+        SplineCoupling(mask, circular, n_bins=5, bound=3.0, hidden_features=16, n_blocks=1), scale=0.15
+    )
+
+
+TRANSFORMS = {
+    "spline coupling": lambda: _coupling(ALTERNATING),
+    "spline coupling, all transformed": lambda: _coupling(torch.ones(7, dtype=torch.bool)),
+    "spline coupling, angles only": lambda: _coupling(CIRCULAR),
+    "spline coupling, no angles": lambda: _coupling(ALTERNATING, torch.zeros(7, dtype=torch.bool)),
+    "circular shift": lambda: _randomise(CircularShift(CIRCULAR, torch.tensor([0.3, -2.0, 3.0]))),
+    "composite": lambda: CompositeTransform(
+        [_coupling(ALTERNATING), CircularShift(CIRCULAR, torch.tensor([1.0, 2.0, 3.0])).double(), _coupling(~ALTERNATING)]
+    ),
+}
+
+
+def _features(n=40):
+    generator = torch.Generator().manual_seed(0)
+    x = 1.5 * torch.randn(n, 7, generator=generator, dtype=torch.float64)
+    x[:, CIRCULAR] = (torch.rand(n, 3, generator=generator, dtype=torch.float64) * 2 - 1) * math.pi
+    return x
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_inverse_undoes_forward(name):
+    transform, x = TRANSFORMS[name](), _features(400)
+    z, forward = transform(x)
+    back, inverse = transform.inverse(z)
+    assert (back - x).abs().max() < 1e-9
+    assert (forward + inverse).abs().max() < 1e-8
+    assert (z - x).abs().max() > 0.1  # the transform does something
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_log_determinant_is_that_of_autograd(name, direction):
+    transform = TRANSFORMS[name]()
+    function = getattr(transform, direction)
+    for x in _features(5):
+        matrix = jacobian(lambda row: function(row[None])[0][0], x)
+        expected = torch.linalg.slogdet(matrix)[1]
+        assert float(function(x[None])[1][0].detach()) == pytest.approx(float(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["spline coupling", "composite"])
+def test_angles_are_periodic(name):
+    """What comes out is the same on both sides of the seam, as are the derivatives."""
+    transform = TRANSFORMS[name]()
+    x = _features(30)
+    x[:, 0] = -math.pi
+    y = x.clone()
+    y[:, 0] = math.pi
+    (z, logdet_x), (w, logdet_y) = transform(x), transform(y)
+    difference = torch.remainder(z - w + math.pi, 2 * math.pi) - math.pi
+    assert torch.where(CIRCULAR, difference, z - w).abs().max() < 1e-9
+    assert (logdet_x - logdet_y).abs().max() < 1e-9
+
+
+def test_identity_start():
+    layer = SplineCoupling(ALTERNATING, CIRCULAR, n_bins=8, bound=6.0, hidden_features=16, n_blocks=1).double()
+    x = _features()
+    z, logabsdet = layer(x)
+    assert (z - x).abs().max() < 1e-12
+    assert logabsdet.abs().max() < 1e-12
+
+
+def test_linear_tails_are_the_identity():
+    layer = _coupling(torch.tensor([False, True, False, False, False, False, False]))
+    x = _features()
+    for value in (3.5, -1e4):
+        x[:, 1] = value
+        z, logabsdet = layer(x)
+        assert torch.equal(z[:, 1], x[:, 1])
+        assert torch.equal(logabsdet, torch.zeros(len(x), dtype=torch.float64))
+
+
+def test_cartesian_coordinates_are_whitened_and_invertible():
+    generator = torch.Generator().manual_seed(3)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    x = (torch.randn(5000, 6, generator=generator, dtype=torch.float64) @ mixing.T + 4.0).reshape(-1, 2, 3)
+    coordinates = CartesianCoordinates(2).fit(x)
+    z, forward = coordinates(x)
+    back, inverse = coordinates.inverse(z)
+    assert (back - x).abs().max() < 1e-10
+    assert float(forward[0]) == pytest.approx(-float(inverse[0]), abs=1e-12)
+    assert (torch.cov(z.T) - torch.eye(6)).abs().max() < 1e-9
+    expected = -torch.linalg.slogdet(torch.linalg.cholesky(torch.cov(x.reshape(-1, 6).T)))[1]
+    assert float(forward[0]) == pytest.approx(float(expected), abs=1e-9)
