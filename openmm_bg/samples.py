@@ -221,13 +221,22 @@ class Samples:
         """Issue a `ReliabilityWarning` if Pareto k says so; once for each object."""
         if self._judged:
             return
-        k = self.pareto_k()
+        warn_if_unreliable(self.log_weights)
         self._judged = True
-        if k > UNRELIABLE_PARETO_K:
-            warnings.warn(
-                f"Pareto k is {k:.2f} (> {UNRELIABLE_PARETO_K}): a few of the {len(self)} samples own the "
-                "weights, so averages and their errors cannot be trusted. Draw more samples, train longer, "
-                "or sample closer to the training temperature.",
-                ReliabilityWarning,
-                stacklevel=3,
-            )
+
+
+def warn_if_unreliable(log_weights: np.ndarray) -> None:
+    """Issue a `ReliabilityWarning` if Pareto k of weights with shape=(n,) is above 0.7.
+
+    Raises:
+        InputError: If all weights are zero.
+    """
+    k = statistics.pareto_k(log_weights)
+    if k > UNRELIABLE_PARETO_K:
+        warnings.warn(
+            f"Pareto k is {k:.2f} (> {UNRELIABLE_PARETO_K}): a few of the {len(log_weights)} samples own the "
+            "weights, so averages and their errors cannot be trusted. Draw more samples, train longer, or "
+            "sample closer to the training temperature.",
+            ReliabilityWarning,
+            stacklevel=4,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_bg.errors import InputError
+from openmm_bg.systems.hashing import system_hash
+from openmm_bg.systems.torsions import backbone_torsions
 from openmm_bg.systems.validation import check_system
 from openmm_bg.units import kelvin, nanometers
 
@@ -66,6 +67,24 @@ class MolecularSystem:
             )
         if not np.isfinite(positions).all():
             raise InputError("The reference positions contain NaN or infinite values.")
+        for name, atoms in self.torsions.items():
+            if len(set(atoms)) != 4 or not all(0 <= atom < n_particles for atom in atoms):
+                raise InputError(
+                    f"The torsion {name!r} needs four different atoms with indices from 0 to "
+                    f"{n_particles - 1}, not {tuple(atoms)}."
+                )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by building anew: a read-only mapping can do neither."""
+        values = (
+            self.name,
+            self.system,
+            self.topology,
+            self.positions,
+            self.temperature,
+            dict(self.torsions),
+        )
+        return MolecularSystem, values
 
     @property
     def n_atoms(self) -> int:
@@ -133,31 +152,27 @@ class MolecularSystem:
         """
         from openmm import app
 
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"There is no file {path}.")
+        files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
+        if not files:
+            raise InputError('Give the names of force-field files, e.g. "amber14-all.xml implicit/obc1.xml".')
+        pdb = _read_pdb(path)
         try:
-            pdb = app.PDBFile(str(path))
-        except Exception as error:  # the parser raises many kinds
-            raise InputError(f"{path} cannot be read as a PDB file: {error}") from error
-        try:
-            field_ = app.ForceField(*forcefield)
+            loaded = app.ForceField(*files)
         except Exception as error:
-            raise InputError(f"The force field {list(forcefield)} cannot be loaded: {error}") from error
+            raise InputError(f"The force field {files} cannot be loaded: {_sentence(error)}") from error
         topology = pdb.topology
         topology.setPeriodicBoxVectors(None)
         try:
-            system = field_.createSystem(
+            system = loaded.createSystem(
                 topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False
             )
         except Exception as error:
-            message = str(error).strip().rstrip(".")
             raise InputError(
-                f"The force field {list(forcefield)} lacks parameters for {path}: {message}. "
+                f"The force field {files} lacks parameters for {path}: {_sentence(error)} "
                 "Add the missing force-field file, or add hydrogens and caps to the PDB file."
             ) from error
         return cls(
-            name=name or path.stem,
+            name=name or Path(path).stem,
             system=system,
             topology=topology,
             positions=pdb.getPositions(asNumpy=True),
@@ -189,19 +204,16 @@ class MolecularSystem:
             InputError: If a file cannot be read or the two disagree.
         """
         import openmm
-        from openmm import app
 
-        for path in (Path(system_xml), Path(topology_pdb)):
-            if not path.is_file():
-                raise InputError(f"There is no file {path}.")
+        if not Path(system_xml).is_file():
+            raise InputError(f"There is no file {system_xml}.")
         try:
             system = openmm.XmlSerializer.deserialize(Path(system_xml).read_text())
         except Exception as error:
-            raise InputError(f"{system_xml} is not a serialised OpenMM system: {error}") from error
-        try:
-            pdb = app.PDBFile(str(topology_pdb))
-        except Exception as error:
-            raise InputError(f"{topology_pdb} cannot be read as a PDB file: {error}") from error
+            raise InputError(f"{system_xml} is not a serialised OpenMM system: {_sentence(error)}") from error
+        if not isinstance(system, openmm.System):
+            raise InputError(f"{system_xml} holds a {type(system).__name__}, not an OpenMM system.")
+        pdb = _read_pdb(topology_pdb)
         if bonds is not None:
             _set_bonds(pdb.topology, bonds)
         return cls(
@@ -219,48 +231,27 @@ def _set_bonds(topology: app.Topology, bonds: np.ndarray) -> None:
     atoms = list(topology.atoms())
     wanted = {tuple(sorted(pair)) for pair in np.asarray(bonds).tolist()}
     found = {tuple(sorted((bond[0].index, bond[1].index))) for bond in topology.bonds()}
-    if found - wanted or any(index >= len(atoms) for pair in wanted for index in pair):
+    if found - wanted or any(not 0 <= index < len(atoms) for pair in wanted for index in pair):
         raise InputError("The PDB file's bonds do not belong to this molecule.")
     for first, second in sorted(wanted - found):
         topology.addBond(atoms[first], atoms[second])
 
 
-def system_hash(system: openmm.System) -> str:
-    """Return the SHA-256 of a system's energy function (hexadecimal).
+def _read_pdb(path: str | Path) -> app.PDBFile:
+    from openmm import app
 
-    Masses, thermostats and centre-of-mass removers do not change the Boltzmann distribution of the
-    positions and are left out, so that e.g. hydrogen mass repartitioning keeps the hash.
-    """
-    import openmm
+    if not Path(path).is_file():
+        raise InputError(f"There is no file {path}.")
+    try:
+        with Path(path).open() as file:  # given a name, PDBFile leaves the file open when it raises
+            pdb = app.PDBFile(file)
+    except Exception as error:  # the parser raises many kinds
+        raise InputError(f"{path} cannot be read as a PDB file: {_sentence(error)}") from error
+    if pdb.topology.getNumAtoms() == 0:
+        raise InputError(f"{path} cannot be read as a PDB file: it has no atoms.")
+    return pdb
 
-    ignored = (openmm.CMMotionRemover, openmm.AndersenThermostat)
-    digest = hashlib.sha256(str(system.getNumParticles()).encode())
-    for force in system.getForces():
-        if not isinstance(force, ignored):
-            digest.update(openmm.XmlSerializer.serialize(force).encode())
-    return digest.hexdigest()
 
-
-def backbone_torsions(topology: app.Topology) -> dict[str, tuple[int, int, int, int]]:
-    """Find the backbone torsions phi and psi of a peptide.
-
-    Returns:
-        Names and atom indices: "phi" and "psi" for a single residue, "phi 2 (ALA)" and so on for several.
-    """
-    torsions: dict[str, list[tuple[str, tuple[int, int, int, int]]]] = {"phi": [], "psi": []}
-    for chain in topology.chains():
-        residues = [{atom.name: atom.index for atom in residue.atoms()} for residue in chain.residues()]
-        labels = [f"{residue.id} ({residue.name})" for residue in chain.residues()]
-        for k, atoms in enumerate(residues):
-            if not {"N", "CA", "C"} <= atoms.keys():
-                continue
-            if k > 0 and "C" in residues[k - 1]:
-                torsions["phi"].append((labels[k], (residues[k - 1]["C"], atoms["N"], atoms["CA"], atoms["C"])))
-            if k + 1 < len(residues) and "N" in residues[k + 1]:
-                torsions["psi"].append((labels[k], (atoms["N"], atoms["CA"], atoms["C"], residues[k + 1]["N"])))
-    single = all(len(found) <= 1 for found in torsions.values())
-    return {
-        kind if single else f"{kind} {label}": atoms
-        for kind, found in torsions.items()
-        for label, atoms in found
-    }
+def _sentence(error: Exception) -> str:
+    """Return an exception's message on one line, with one full stop."""
+    return " ".join(str(error).split()).rstrip(".") + "."

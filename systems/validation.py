@@ -16,9 +16,11 @@ def check_system(system: openmm.System) -> None:
     """Refuse systems whose Boltzmann distribution is not a density over all 3N coordinates.
 
     Raises:
-        InputError: For constraints, virtual sites, massless particles, barostats and periodic boxes.
+        InputError: For constraints, virtual sites, massless particles, barostats and periodic boxes, and
+            for a system without particles or forces.
     """
     import openmm
+    from openmm import unit
 
     if count := system.getNumConstraints():
         raise InputError(
@@ -28,25 +30,25 @@ def check_system(system: openmm.System) -> None:
         )
     particles = range(system.getNumParticles())
     if sites := sum(system.isVirtualSite(i) for i in particles):
-        raise InputError(f"The system has {sites} virtual sites, which are not supported; use a model without them.")
+        raise InputError(
+            f"The system has {sites} virtual sites, which are not supported; use a model without them."
+        )
     barostats = [force.getName() for force in system.getForces() if "Barostat" in type(force).__name__]
     if barostats:
         raise InputError(
-            f"The system has a barostat ({barostats[0]}); a molecule in implicit solvent has no volume: remove it."
+            f"The system has a barostat ({barostats[0]}), but a molecule in implicit solvent has no volume: "
+            "remove the barostat."
         )
     if system.usesPeriodicBoundaryConditions():
         raise InputError(
             "The system is periodic; build it with nonbondedMethod=NoCutoff and implicit solvent "
             "(explicit solvent and crystals are not supported)."
         )
-    if any(not np.isfinite(openmm_mass(system, i)) or openmm_mass(system, i) <= 0 for i in particles):
+    masses = [system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles]
+    if not all(np.isfinite(mass) and mass > 0 for mass in masses):
         raise InputError("The system has particles without mass (fixed in space), which are not supported.")
-    if not any(isinstance(force, openmm.Force) for force in system.getForces()):
-        raise InputError("The system has no forces, so it has no Boltzmann distribution to learn.")
-
-
-def openmm_mass(system: openmm.System, index: int) -> float:
-    """Return a particle's mass [Da]."""
-    from openmm import unit
-
-    return float(system.getParticleMass(index).value_in_unit(unit.dalton))
+    without_energy = (openmm.CMMotionRemover, openmm.AndersenThermostat)
+    if not masses or all(isinstance(force, without_energy) for force in system.getForces()):
+        raise InputError(
+            "The system has no particles or no forces: it has no Boltzmann distribution to learn."
+        )

@@ -1,4 +1,4 @@
-"""What several tests share: quiet imports, and configurations of alanine dipeptide with OpenMM's own energies."""
+"""What several tests share: quiet imports, and alanine dipeptide with OpenMM's own energies."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -35,9 +35,7 @@ def _reference_energies_and_forces(system: Any, positions: np.ndarray) -> tuple[
         context.setPositions(x)
         state = context.getState(energy=True, forces=True)
         energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
-        forces.append(
-            state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
-        )
+        forces.append(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
     return np.array(energies), np.array(forces)
 
 
@@ -64,7 +62,9 @@ def md_positions(alanine: Any) -> np.ndarray:
     platform = openmm.Platform.getPlatformByName("CPU")
     frames = []
     for seed in range(1, 5):
-        integrator = openmm.LangevinMiddleIntegrator(600 * unit.kelvin, 10 / unit.picosecond, 1 * unit.femtosecond)
+        integrator = openmm.LangevinMiddleIntegrator(
+            600 * unit.kelvin, 10 / unit.picosecond, 1 * unit.femtosecond
+        )
         integrator.setRandomNumberSeed(seed)
         context = openmm.Context(alanine.system, integrator, platform, {"Threads": "1"})
         context.setPositions(alanine.positions)

@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
                 return _fail(f"{error.strerror}; nothing was left half-written", 1)
             raise
     if code == 130:
-        command = next((argument for argument in arguments if argument in _AFTER_CTRL_C), "")
+        command = next((argument for argument in arguments if not argument.startswith("-")), "")
         hint = _AFTER_CTRL_C.get(command, "nothing was written; run the command again.")
         print(f"interrupted: {hint}", file=sys.stderr)
     return code if isinstance(code, int) else 0

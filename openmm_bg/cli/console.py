@@ -44,7 +44,8 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: st
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # not markup: labels may have brackets
-    Console(highlight=False).print(table)
+    # A file or a pipe has no width to fit into.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def print_summary(rows: Iterable[tuple[str, str, str]], title: str = "") -> None:

@@ -71,7 +71,8 @@ def _read(
 ) -> Ramachandran:
     from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
     from openmm_bg.io import read_frames
-    from openmm_bg.systems.molecular_system import backbone_torsions
+    from openmm_bg.samples import warn_if_unreliable
+    from openmm_bg.systems.torsions import backbone_torsions
 
     if (path / "trajectory.h5").is_file():
         path = path / "trajectory.h5"
@@ -88,6 +89,8 @@ def _read(
     names = pairs[chosen]
     angles = torsion_angles(frames.positions, {name: torsions[name] for name in names})
     log_weights = frames.log_weights if weighted else None
+    if log_weights is not None:
+        warn_if_unreliable(log_weights)
     if label is None:
         stem = path.parent.name if path.name == "trajectory.h5" else path.stem
         kind = ", reweighted" if log_weights is not None else ""

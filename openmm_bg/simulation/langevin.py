@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from openmm_bg.potentials.base import Potential
+from openmm_bg.tensors import positions_tensor
 from openmm_bg.units import BOLTZMANN_CONSTANT, picoseconds
 
 
@@ -44,7 +45,7 @@ class LangevinDynamics:
     ) -> None:
         self.potential, self.generator = potential, generator
         self.timestep, self.friction = picoseconds(timestep), float(friction)
-        self.positions = torch.as_tensor(np.array(positions), dtype=dtype)
+        self.positions = positions_tensor(positions, dtype)
         self._mass = torch.as_tensor(np.array(masses), dtype=dtype)[None, :, None]
         self.n_restarts = 0
         self.set_temperature(temperature)

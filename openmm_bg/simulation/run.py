@@ -134,8 +134,8 @@ class _Run:
             for _ in range(count):
                 self.dynamics.step(settings.interval)
                 kept = slice(settings.n_walkers)  # of a ladder, the lowest rung
-                positions.append(np.array(self.dynamics.positions[kept], dtype=np.float32))
-                energies.append(np.array(self.dynamics.energy[kept], dtype=np.float32))
+                positions.append(np.asarray(self.dynamics.positions[kept]).astype(np.float32))
+                energies.append(np.asarray(self.dynamics.energy[kept]).astype(np.float32))
                 bar.advance(settings.interval)
             with atomic_path(self._segment(self.n_segments)) as path, path.open("wb") as file:
                 np.savez(file, positions=np.stack(positions), energies=np.stack(energies))

@@ -34,7 +34,9 @@ def _one_angle_flow():
     """A flow of three features, one of them an angle, small enough to integrate numerically."""
     coordinates = CartesianCoordinates(1)
     coordinates.circular[0] = True
-    return _randomise(SplineFlow(coordinates, 600.0, n_layers=4, n_bins=4, bound=3.0, hidden_features=12), 0.15)
+    return _randomise(
+        SplineFlow(coordinates, 600.0, n_layers=4, n_bins=4, bound=3.0, hidden_features=12), 0.15
+    )
 
 
 def _grid(n):
@@ -49,7 +51,9 @@ def test_density_integrates_to_one_at_every_temperature(temperature):
     flow = copy.deepcopy(_one_angle_flow()).double()
     points, volume = _grid(72)
     with torch.no_grad():
-        log_q = torch.cat([flow.features_log_prob(part, temperature / 600.0) for part in points.split(20_000)])
+        log_q = torch.cat(
+            [flow.features_log_prob(part, temperature / 600.0) for part in points.split(20_000)]
+        )
     assert float(log_q.exp().sum() * volume) == pytest.approx(1.0, abs=5e-3)
 
 
@@ -97,7 +101,9 @@ def test_base_scaling(molecular_flow):
     inside = torch.isfinite(positions).all(-1).all(-1)
     variance = linear[inside].var(0)
     assert (variance - 0.5).abs().max() < 5 * 0.5 * math.sqrt(2 / 4000) + 0.02
-    expected = torch.distributions.Normal(torch.zeros(()).double(), math.sqrt(0.5)).log_prob(linear).sum(1) - 2 * math.log(2 * math.pi)
+    expected = torch.distributions.Normal(torch.zeros(()).double(), math.sqrt(0.5)).log_prob(linear).sum(
+        1
+    ) - 2 * math.log(2 * math.pi)
     assert (log_q - expected - logabsdet)[inside].abs().max() < 1e-6
 
 

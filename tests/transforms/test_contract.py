@@ -34,7 +34,11 @@ TRANSFORMS = {
     "spline coupling, no angles": lambda: _coupling(ALTERNATING, torch.zeros(7, dtype=torch.bool)),
     "circular shift": lambda: _randomise(CircularShift(CIRCULAR, torch.tensor([0.3, -2.0, 3.0]))),
     "composite": lambda: CompositeTransform(
-        [_coupling(ALTERNATING), CircularShift(CIRCULAR, torch.tensor([1.0, 2.0, 3.0])).double(), _coupling(~ALTERNATING)]
+        [
+            _coupling(ALTERNATING),
+            CircularShift(CIRCULAR, torch.tensor([1.0, 2.0, 3.0])).double(),
+            _coupling(~ALTERNATING),
+        ]
     ),
 }
 
@@ -82,7 +86,9 @@ def test_angles_are_periodic(name):
 
 
 def test_identity_start():
-    layer = SplineCoupling(ALTERNATING, CIRCULAR, n_bins=8, bound=6.0, hidden_features=16, n_blocks=1).double()
+    layer = SplineCoupling(
+        ALTERNATING, CIRCULAR, n_bins=8, bound=6.0, hidden_features=16, n_blocks=1
+    ).double()
     x = _features()
     z, logabsdet = layer(x)
     assert (z - x).abs().max() < 1e-12

@@ -35,7 +35,9 @@ def fitted(ala, thermal):
 def _rotation(vector):
     zero = torch.zeros((), dtype=vector.dtype)
     x, y, z = vector
-    generator = torch.stack([torch.stack([zero, -z, y]), torch.stack([z, zero, -x]), torch.stack([-y, x, zero])])
+    generator = torch.stack(
+        [torch.stack([zero, -z, y]), torch.stack([z, zero, -x]), torch.stack([-y, x, zero])]
+    )
     return torch.matrix_exp(generator)
 
 
@@ -50,7 +52,9 @@ def molecules(draw):
     tree = np.zeros((n_atoms, 3))
     for k, parent in enumerate(parents, start=1):
         # A random direction that is not in line with any other bond of the parent.
-        others = [tree[j] - tree[parent] for j in range(k) if j != parent and (parents[j - 1] == parent if j else 0)]
+        others = [
+            tree[j] - tree[parent] for j in range(k) if j != parent and (parents[j - 1] == parent if j else 0)
+        ]
         if parent > 0:
             others.append(tree[parents[parent - 1]] - tree[parent])
         for _ in range(200):

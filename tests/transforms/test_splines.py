@@ -13,7 +13,9 @@ def test_equal_to_nflows(inverse, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     shape = {"n": 6, "bins": 8, "batch": 500}
     x = torch.rand(shape["n"], shape["batch"], generator=generator, dtype=dtype)
-    raw = 2.0 * torch.randn(shape["n"], 3 * shape["bins"] + 1, shape["batch"], generator=generator, dtype=dtype)
+    raw = 2.0 * torch.randn(
+        shape["n"], 3 * shape["bins"] + 1, shape["batch"], generator=generator, dtype=dtype
+    )
     widths, heights, derivatives = raw.split([8, 8, 9], dim=1)
     ours = rational_quadratic_spline(x, widths, heights, derivatives, inverse)
     bins_last = [values.permute(0, 2, 1) for values in (widths, heights, derivatives + UNIT_DERIVATIVE)]

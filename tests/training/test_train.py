@@ -1,0 +1,198 @@
+"""Training: it learns, resumes exactly, stops early, and refuses what it cannot use."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_bg import BoltzmannGenerator, InputError
+from openmm_bg.simulation import SimulationSettings, simulate
+from openmm_bg.training import TrainingData, TrainingSettings, load_data, train
+from openmm_bg.training.losses import ReverseKL, maximum_likelihood
+from openmm_bg.training.trainer import Trainer
+
+SMALL = TrainingSettings(
+    n_steps=60,
+    validation_interval=20,
+    validation_samples=200,
+    learning_rate=0.01,
+    n_layers=2,
+    hidden_features=16,
+    batch_size=64,
+    kl_batch_size=32,
+)
+
+
+@pytest.fixture(scope="module")
+def data_directory(alanine, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("simulation") / "data"
+    settings = SimulationSettings(n_walkers=64, n_frames=1280, interval=10, burn_in=200, compile=False)
+    simulate(alanine, directory, settings)
+    return directory
+
+
+@pytest.fixture
+def data(data_directory):
+    return load_data(data_directory)
+
+
+@pytest.fixture(autouse=True)
+def _without_compilation(monkeypatch):
+    """Compiling takes longer than these trainings."""
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    yield
+    monkeypatch.setattr(torch, "compile", original)
+
+
+def _rows(directory):
+    with (directory / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_improves_and_logs(data, tmp_path):
+    generator = train(data, tmp_path / "model", SMALL)
+    rows = _rows(tmp_path / "model")
+    assert [int(row["step"]) for row in rows] == [20, 40, 60]
+    assert all(np.isfinite(float(row["held_out_nll"])) for row in rows)
+    assert 0 < float(rows[-1]["ess"]) <= 1
+    # Against the untrained flow, which is the normal distribution of the features.
+    start = Trainer(data, tmp_path / "untrained", SMALL)
+    with torch.no_grad():
+        untrained = float(maximum_likelihood(start.flow, start._held_out))
+    assert float(rows[-1]["held_out_nll"]) < untrained - 0.1
+    assert generator.path == (tmp_path / "model").resolve()
+    assert not (tmp_path / "model" / "checkpoint.safetensors").exists()
+    loaded = BoltzmannGenerator.load(tmp_path / "model")
+    assert loaded.temperature == 600.0
+    assert loaded.record["settings"]["n_steps"] == 60
+    # Energies are counted exactly: KL batches after kl_start, and the validations' samples.
+    n_kl = sum(SMALL.kl_weight_at(step / 60) > 0 for step in range(60))
+    assert loaded.record["training"]["n_energy_evaluations"] == n_kl * 32 + 3 * 200
+
+
+def test_interrupted_training_resumes_exactly(data, tmp_path, monkeypatch):
+    whole = train(data, tmp_path / "whole", SMALL)
+    step = Trainer._one_step
+
+    def stop(self):
+        if self.step == 47:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Trainer, "_one_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "stopped", SMALL)
+    assert (tmp_path / "stopped" / "checkpoint.safetensors").exists()
+    monkeypatch.setattr(Trainer, "_one_step", step)
+    resumed = train(data, tmp_path / "stopped", SMALL)
+    pairs = zip(whole.flow.state_dict().values(), resumed.flow.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    ignored = {"seconds"}
+    for a, b in zip(_rows(tmp_path / "whole"), _rows(tmp_path / "stopped"), strict=True):
+        assert {k: v for k, v in a.items() if k not in ignored} == {k: v for k, v in b.items() if k not in ignored}
+
+
+_CHILD = """
+import sys
+import torch
+torch.compile = lambda module, **options: module
+torch.set_num_threads(1)
+from openmm_bg.training import TrainingSettings, load_data, train
+settings = TrainingSettings(n_steps=40, validation_interval=10, validation_samples=50, n_layers=2,
+                            hidden_features=8, batch_size=32, kl_batch_size=16)
+train(load_data(sys.argv[1]), sys.argv[2], settings)
+"""
+
+
+def test_sigkill_and_resume(data_directory, tmp_path):
+    command = [sys.executable, "-c", _CHILD, str(data_directory), str(tmp_path / "model")]
+    with subprocess.Popen(command, env=os.environ) as child:
+        checkpoint = tmp_path / "model" / "checkpoint.safetensors"
+        for _ in range(1200):
+            if checkpoint.exists():
+                break
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    assert checkpoint.exists()
+    subprocess.run(command, check=True)
+    assert [int(row["step"]) for row in _rows(tmp_path / "model")] == [10, 20, 30, 40]
+    BoltzmannGenerator.load(tmp_path / "model")
+
+
+def test_early_stopping(data, tmp_path):
+    settings = TrainingSettings(
+        **{**SMALL.__dict__, "n_steps": 1000, "learning_rate": 1e-12, "patience": 2, "averaging": 0.0, "kl_weight": 0.0}
+    )
+    train(data, tmp_path / "model", settings)
+    assert len(_rows(tmp_path / "model")) < 50
+
+
+def test_refuses_what_it_cannot_use(data, tmp_path):
+    with pytest.raises(InputError, match="too few"):
+        train(TrainingData(data.system, data.positions[:50], data.energies[:50], 600.0, {}), tmp_path / "a", SMALL)
+    bad = data.positions.copy()
+    bad[7, 3] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        train(TrainingData(data.system, bad, data.energies, 600.0, {}), tmp_path / "b", SMALL)
+    with pytest.raises(InputError, match="chirality"):
+        train(TrainingData(data.system, -data.positions, data.energies, 600.0, {}), tmp_path / "c", SMALL)
+    assert not list(tmp_path.iterdir())
+    train(data, tmp_path / "model", SMALL)
+    with pytest.raises(InputError, match="finished model"):
+        train(data, tmp_path / "model", SMALL)
+
+
+def test_refuses_another_run_s_checkpoint(data, tmp_path):
+    trainer = Trainer(data, tmp_path / "model", SMALL)
+    trainer.checkpoint()
+    with pytest.raises(InputError, match="other data or settings"):
+        train(data, tmp_path / "model", TrainingSettings(**{**SMALL.__dict__, "seed": 5}))
+
+
+def test_damaged_data_directory(data_directory, tmp_path):
+    with pytest.raises(InputError, match="no output of openmm-bg simulate"):
+        load_data(tmp_path)
+    for name in ("provenance.json", "system.xml", "topology.pdb", "trajectory.h5"):
+        copy = tmp_path / name.replace(".", "_")
+        copy.mkdir()
+        for path in data_directory.iterdir():
+            content = path.read_bytes()
+            (copy / path.name).write_bytes(content[: len(content) // 2] if path.name == name else content)
+        with pytest.raises(InputError):
+            load_data(copy)
+
+
+def test_reverse_kl_is_an_upper_bound_and_tames_clashes(data):
+    """E_q[u + log q] >= -log Z, so the loss of a better flow is lower; an infinite energy leaves it finite."""
+    trainer = Trainer(data, None or __import__("pathlib").Path("unused"), SMALL)
+    loss, ess = trainer._kl(trainer.flow, 200, torch.Generator().manual_seed(0))
+    assert torch.isfinite(loss)
+    assert 0 < ess <= 1
+    loss.backward()
+    gradients = [p.grad for p in trainer.flow.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(g).all() for g in gradients)
+    tamed = ReverseKL(trainer._kl.potential, 600.0, energy_cut=-1e9)
+    low, _ = tamed(trainer.flow, 200, torch.Generator().manual_seed(0))
+    assert float(low.detach()) < float(loss.detach())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_weight": 1.5}, "between 0 and 1"),
+        ({"n_steps": 0}, "must be positive"),
+        ({"kl_start": 0.9, "kl_full": 0.2}, "must not be before"),
+        ({"n_bins": 1}, "n_bins"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainingSettings(**changes)
