@@ -57,7 +57,11 @@ class BoltzmannGenerator:
         record: dict[str, Any] | None = None,
         temperature_range: tuple[float, float] | None = None,
     ) -> None:
-        sizes = {"flow": flow.n_atoms, "potential": potential and potential.n_atoms, "system": system and system.n_atoms}
+        sizes = {
+            "flow": flow.n_atoms,
+            "potential": potential and potential.n_atoms,
+            "system": system and system.n_atoms,
+        }
         if len({size for size in sizes.values() if size is not None}) > 1:
             raise InputError(f"Flow, potential and system have different numbers of atoms: {sizes}.")
         self.flow, self.potential, self.system = flow, potential, system
@@ -122,7 +126,11 @@ class BoltzmannGenerator:
             reduced_energy=energy / thermal_energy(temperature),
             temperature=temperature,
             system=self.system,
-            record={"seed": seed, "batch_size": batch_size, "model_hash": self.path and model_hash(self.path)},
+            record={
+                "seed": seed,
+                "batch_size": batch_size,
+                "model_hash": self.path and model_hash(self.path),
+            },
         )
 
     def log_prob(self, positions: Any, temperature: Any = None) -> torch.Tensor:
@@ -233,7 +241,9 @@ class BoltzmannGenerator:
         header = _read_header(directory)
         for name, expected in header["sha256"].items():
             if not (directory / name).is_file():
-                raise ModelFileError(f"The model in {directory} lacks its file {name}; copy the whole directory.")
+                raise ModelFileError(
+                    f"The model in {directory} lacks its file {name}; copy the whole directory."
+                )
             if _sha256(directory / name) != expected:
                 raise ModelFileError(
                     f"The file {name} of the model in {directory} is truncated or was changed; copy it again."

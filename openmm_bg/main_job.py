@@ -180,7 +180,9 @@ class _MainJob:
         settings, temperature = self.settings, self.settings.target_temperature
         start = time.perf_counter()
         sampled = self._ensemble("flow, reweighted", cold.positions, cold.energies, cold.log_weights)
-        walked = self._ensemble("replica exchange with flow", chain.positions[:, 0], chain.potential_energy[:, 0])
+        walked = self._ensemble(
+            "replica exchange with flow", chain.positions[:, 0], chain.potential_energy[:, 0]
+        )
         reference = Ensemble(self.reference.ramachandran, self.reference.potential_energy, temperature)
         table = compare(reference, {"samples": sampled, "chain": walked})
         self._draw([sampled, walked, reference])
@@ -223,7 +225,9 @@ class _MainJob:
             "round_trips": chain.round_trips,
             "wall_seconds": self.state["wall_seconds"],
             "wall_seconds_total": round(sum(self.state["wall_seconds"].values()), 1),
-            "all_agree": all(table[name][label]["agrees"] for name in table for label in ("samples", "chain")),
+            "all_agree": all(
+                table[name][label]["agrees"] for name in table for label in ("samples", "chain")
+            ),
             "record": provenance(seed=settings.seed, settings=self.state["settings"]),
         }
         atomic_write_json(self.output / "summary.json", summary)

@@ -51,10 +51,14 @@ def load_reference(name: str, temperature: float) -> Reference:
         phi, psi = (arrays[angle].astype(np.float64) * _ANGLE_UNIT for angle in ("phi", "psi"))
         energy = arrays["potential_energy"].astype(np.float64)
     label = f"reference, {temperature:g} K"
-    return Reference(Ramachandran(label, phi, psi, n_walkers=record["n_walkers"]), energy, temperature, record)
+    return Reference(
+        Ramachandran(label, phi, psi, n_walkers=record["n_walkers"]), energy, temperature, record
+    )
 
 
-def make_reference(simulation: str | Path, folder: str | Path, *, discard: float = 0.1, thin: int = 4) -> Path:
+def make_reference(
+    simulation: str | Path, folder: str | Path, *, discard: float = 0.1, thin: int = 4
+) -> Path:
     """Condense a simulation with one phi and psi to a small reference file.
 
     Args:

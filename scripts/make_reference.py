@@ -14,7 +14,9 @@ from pathlib import Path
 
 def main() -> None:
     """Write the reference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("simulation", type=Path, help="output directory of openmm-bg simulate")
     parser.add_argument("--output", type=Path, default=Path("systems/data"), help="folder to write")
     arguments = parser.parse_args()

@@ -14,8 +14,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def main() -> int:
     """Run the main job and print its figures with their meaning."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="directory to write (default: demo)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo"), help="directory to write (default: demo)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
@@ -36,10 +40,18 @@ def main() -> int:
         print("interrupted: the same command continues from the last checkpoint.", file=sys.stderr)
         return 130
     rows = [
-        ("ESS at 600 K", f"{summary['ess_600K']:.1%}", "independent samples per draw, at the training temperature"),
+        (
+            "ESS at 600 K",
+            f"{summary['ess_600K']:.1%}",
+            "independent samples per draw, at the training temperature",
+        ),
         ("ESS at 300 K", f"{summary['ess_300K']:.1%}", "the same at 300 K, which the flow has never seen"),
         ("Pareto k at 300 K", f"{summary['pareto_k_300K']:.2f}", "below 0.7 the weights can be trusted"),
-        ("acceptance at 300 K", f"{summary['acceptance_300K']:.1%}", "of the flow's proposals in the replica exchange"),
+        (
+            "acceptance at 300 K",
+            f"{summary['acceptance_300K']:.1%}",
+            "of the flow's proposals in the replica exchange",
+        ),
         ("energy evaluations", f"{summary['n_energy_evaluations']:.3g}", "everything counted"),
         ("wall time", f"{summary['wall_seconds_total'] / 60:.1f} min", "all stages"),
     ]
@@ -53,7 +65,9 @@ def main() -> int:
             parts.append(f"{label} {with_error((one['value'], one['stderr']))}{z}")
         say("  " + "   ".join(parts))
     say(f"\nAll within 3.5 standard errors: {'yes' if summary['all_agree'] else 'NO'}")
-    say(f"Look at {arguments.output / 'ramachandran.png'}; all figures are in {arguments.output / 'summary.json'}.")
+    say(
+        f"Look at {arguments.output / 'ramachandran.png'}; all figures are in {arguments.output / 'summary.json'}."
+    )
     return 0
 
 

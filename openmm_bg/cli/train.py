@@ -31,14 +31,18 @@ def train(
     kl_weight: Annotated[
         float,
         typer.Option(help="Final weight of the reverse KL (energies), 0 to 1.", rich_help_panel=_OPTIMISER),
-    ] = 0.7,
+    ] = 0.2,
+    dispersion_weight: Annotated[
+        float,
+        typer.Option(help="Weight of the dispersion of the data's energies.", rich_help_panel=_OPTIMISER),
+    ] = 1.0,
     kl_start: Annotated[
         float,
         typer.Option(help="Fraction of the run at which that weight rises.", rich_help_panel=_OPTIMISER),
-    ] = 0.1,
+    ] = 0.7,
     kl_full: Annotated[
         float, typer.Option(help="Fraction of the run at which it is reached.", rich_help_panel=_OPTIMISER)
-    ] = 0.3,
+    ] = 0.8,
     energy_margin: Annotated[
         float,
         typer.Option(

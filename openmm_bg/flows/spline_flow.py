@@ -144,7 +144,9 @@ class SplineFlow(Flow):
         circular = self.coordinates.circular
         n_angles = int(circular.sum())
         normal = z[:, ~circular]
-        constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(2.0 * math.pi)
+        constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(
+            2.0 * math.pi
+        )
         return -0.5 * normal.square().sum(1) / ratio - constant
 
     def config(self) -> dict[str, Any]:

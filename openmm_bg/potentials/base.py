@@ -30,7 +30,9 @@ class Potential(ABC):
         self.n_nonfinite = 0
 
     @abstractmethod
-    def _evaluate(self, positions: torch.Tensor, with_forces: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _evaluate(
+        self, positions: torch.Tensor, with_forces: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return raw energies and, if asked for, forces of detached positions, on any device and dtype."""
 
     def energy(self, positions: Any) -> torch.Tensor:

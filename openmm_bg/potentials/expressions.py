@@ -43,7 +43,9 @@ def _tensors(*values: Value) -> list[torch.Tensor]:
     return [value if isinstance(value, torch.Tensor) else like.new_tensor(value) for value in values]
 
 
-def _binary(on_tensor: Callable, on_float: Callable[[float, float], float]) -> Callable[[Value, Value], Value]:
+def _binary(
+    on_tensor: Callable, on_float: Callable[[float, float], float]
+) -> Callable[[Value, Value], Value]:
     def function(x: Value, y: Value) -> Value:
         if isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor):
             return on_tensor(*_tensors(x, y))
@@ -192,7 +194,8 @@ def _without_unused(steps: list[Step], root: int) -> tuple[list[Step], int]:
             stack.extend(steps[k].arguments)
     order = {old: new for new, old in enumerate(sorted(needed))}
     kept = [
-        Step(steps[old].kind, steps[old].value, tuple(order[k] for k in steps[old].arguments)) for old in sorted(needed)
+        Step(steps[old].kind, steps[old].value, tuple(order[k] for k in steps[old].arguments))
+        for old in sorted(needed)
     ]
     return kept, order[root]
 

@@ -39,7 +39,9 @@ class Term(nn.Module):
         super().__init__()
         self.config = config or {}
         if arrays.keys() != {*self.indices, *self.parameters_}:
-            raise TypeError(f"{type(self).__name__} takes {self.indices + self.parameters_}, not {sorted(arrays)}")
+            raise TypeError(
+                f"{type(self).__name__} takes {self.indices + self.parameters_}, not {sorted(arrays)}"
+            )
         for name in self.indices:
             self.register_buffer(name, torch.as_tensor(arrays[name], dtype=torch.int64))
         # Kept in float64 beside the buffers, which take the potential's precision.
@@ -140,9 +142,10 @@ class CustomGeneralizedBorn(Term):
 
     def forward(self, x: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         """Return the energy [kJ/mol] with shape=(batch,)."""
-        n_atoms, _, batch = x.shape
+        batch = x.shape[2]
         per_atom = {
-            name: self.parameters_per_atom[k][:, None] for k, name in enumerate(self.config["parameter_names"])
+            name: self.parameters_per_atom[k][:, None]
+            for k, name in enumerate(self.config["parameter_names"])
         }
         constants = self.config["globals"]
         cartesian = {"x": x[:, 0], "y": x[:, 1], "z": x[:, 2]}

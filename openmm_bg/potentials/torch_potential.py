@@ -103,7 +103,9 @@ class TorchPotential(Potential):
         """The energy terms."""
         return list(self._module.terms)
 
-    def _evaluate(self, positions: torch.Tensor, with_forces: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _evaluate(
+        self, positions: torch.Tensor, with_forces: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         energies, forces = [], []
         for chunk in positions.split(self.chunk_size):
             x = chunk.to(device=self.device, dtype=self.dtype).permute(1, 2, 0).contiguous()
@@ -164,7 +166,9 @@ class TorchPotential(Potential):
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise ModelFileError(f"{path} is truncated or is not a saved potential: {error}") from error
         if header.get("format") != _FORMAT:
-            raise ModelFileError(f"{path} has format {header.get('format')}; this version reads format {_FORMAT}.")
+            raise ModelFileError(
+                f"{path} has format {header.get('format')}; this version reads format {_FORMAT}."
+            )
         terms = []
         for k, entry in enumerate(header["terms"]):
             own = {name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{k}.")}

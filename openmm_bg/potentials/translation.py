@@ -100,9 +100,13 @@ def _nonbonded(force: openmm.NonbondedForce, n_atoms: int) -> Term:
     import openmm
 
     if force.getNonbondedMethod() != openmm.NonbondedForce.NoCutoff:
-        raise InputError(f"TorchPotential supports a NonbondedForce without cutoff only (NoCutoff); {_WAY_OUT}.")
+        raise InputError(
+            f"TorchPotential supports a NonbondedForce without cutoff only (NoCutoff); {_WAY_OUT}."
+        )
     if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
-        raise InputError(f"TorchPotential does not support parameter offsets of a NonbondedForce; {_WAY_OUT}.")
+        raise InputError(
+            f"TorchPotential does not support parameter offsets of a NonbondedForce; {_WAY_OUT}."
+        )
     charge, sigma, epsilon = np.array([_plain(force.getParticleParameters(k)) for k in range(n_atoms)]).T
     i, j = np.triu_indices(n_atoms, 1)
     pair = {(a, b): k for k, (a, b) in enumerate(zip(i.tolist(), j.tolist(), strict=True))}
@@ -121,9 +125,13 @@ def _custom_gb(force: openmm.CustomGBForce, n_atoms: int) -> Term:
     import openmm
 
     if force.getNonbondedMethod() != openmm.CustomGBForce.NoCutoff:
-        raise InputError(f"TorchPotential supports a CustomGBForce without cutoff only (NoCutoff); {_WAY_OUT}.")
+        raise InputError(
+            f"TorchPotential supports a CustomGBForce without cutoff only (NoCutoff); {_WAY_OUT}."
+        )
     if force.getNumTabulatedFunctions():
-        raise InputError(f"TorchPotential does not support tabulated functions of a CustomGBForce; {_WAY_OUT}.")
+        raise InputError(
+            f"TorchPotential does not support tabulated functions of a CustomGBForce; {_WAY_OUT}."
+        )
     kinds = {
         openmm.CustomGBForce.SingleParticle: "single",
         openmm.CustomGBForce.ParticlePair: "pair_excluded",
@@ -160,7 +168,9 @@ def _gbsa_obc(force: openmm.GBSAOBCForce, n_atoms: int) -> Term:
     import openmm
 
     if force.getNonbondedMethod() != openmm.GBSAOBCForce.NoCutoff:
-        raise InputError(f"TorchPotential supports a GBSAOBCForce without cutoff only (NoCutoff); {_WAY_OUT}.")
+        raise InputError(
+            f"TorchPotential supports a GBSAOBCForce without cutoff only (NoCutoff); {_WAY_OUT}."
+        )
     charge, radius, scale = np.array([_plain(force.getParticleParameters(k)) for k in range(n_atoms)]).T
     offset = 0.009
     surface = 4.0 * math.pi * _plain([force.getSurfaceAreaEnergy()])[0]
@@ -218,7 +228,9 @@ def _verify(system: openmm.System, force: openmm.Force, term: Term) -> None:
         context.setPositions(positions)
         state = context.getState(getEnergy=True, getForces=True)
         expected = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-        expected_forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        expected_forces = state.getForces(asNumpy=True).value_in_unit(
+            unit.kilojoule_per_mole / unit.nanometer
+        )
         energy, forces = potential.energy_and_forces(torch.as_tensor(positions)[None])
         energy_error = abs(float(energy[0]) - expected)
         force_error = np.linalg.norm(forces[0].numpy() - expected_forces)

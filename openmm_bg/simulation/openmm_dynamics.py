@@ -79,7 +79,9 @@ class OpenMMDynamics:
                 state = self._context.getState(getPositions=True, getVelocities=True, getEnergy=True)
                 energy = state.getPotentialEnergy()._value
             except openmm.OpenMMException as error:
-                raise InputError(f"The simulation came to a non-finite energy ({error}); use a shorter time step.") from error
+                raise InputError(
+                    f"The simulation came to a non-finite energy ({error}); use a shorter time step."
+                ) from error
             if not np.isfinite(energy):
                 raise InputError("The simulation came to a non-finite energy; use a shorter time step.")
             self.energy[k] = energy

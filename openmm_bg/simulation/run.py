@@ -105,16 +105,20 @@ class _Run:
             temperatures = np.full_like(temperatures, settings.hot_start)
         common = {"timestep": settings.timestep, "friction": settings.friction}
         if settings.engine == "openmm":
-            return OpenMMDynamics(
-                system.system, start, masses, temperatures[0], seed=settings.seed, **common
-            )
+            return OpenMMDynamics(system.system, start, masses, temperatures[0], seed=settings.seed, **common)
         from openmm_bg.potentials import TorchPotential
 
         potential = TorchPotential.from_system(system, dtype=torch.float32, compile=settings.compile)
         generator = torch.Generator().manual_seed(settings.seed)
         if settings.ladder:
             return ParallelTempering(
-                potential, start, masses, temperatures, n_ladders=settings.n_walkers, generator=generator, **common
+                potential,
+                start,
+                masses,
+                temperatures,
+                n_ladders=settings.n_walkers,
+                generator=generator,
+                **common,
             )
         return LangevinDynamics(potential, start, masses, temperatures, generator=generator, **common)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -60,10 +61,12 @@ class SimulationSettings:
         if self.hot_start is not None:
             kelvin(self.hot_start)
         rungs = (self.temperature, *(kelvin(rung) for rung in self.ladder))
-        if any(high <= low for low, high in zip(rungs, rungs[1:], strict=False)):
+        if any(high <= low for low, high in pairwise(rungs)):
             raise InputError(f"The temperatures of a ladder must rise: {', '.join(f'{t:g}' for t in rungs)}.")
         if self.ladder and self.engine != "torch":
-            raise InputError("Parallel tempering needs the engine 'torch'; leave out the ladder or the engine.")
+            raise InputError(
+                "Parallel tempering needs the engine 'torch'; leave out the ladder or the engine."
+            )
         for name in ("n_frames", "n_walkers", "interval"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")

@@ -26,7 +26,14 @@ class ParallelTempering(LangevinDynamics):
     """
 
     def __init__(
-        self, potential: Any, positions: Any, masses: np.ndarray, temperature: Any, *, n_ladders: int, **options: Any
+        self,
+        potential: Any,
+        positions: Any,
+        masses: np.ndarray,
+        temperature: Any,
+        *,
+        n_ladders: int,
+        **options: Any,
     ) -> None:
         super().__init__(potential, positions, masses, temperature, **options)
         self.n_ladders = n_ladders

@@ -48,7 +48,9 @@ def load_data(directory: str | Path) -> TrainingData:
     path = directory / "provenance.json"
     if not path.is_file():
         hint = "; the simulation there is not finished" if (directory / "in_progress").exists() else ""
-        raise InputError(f"{directory} has no provenance.json, so it is no output of openmm-bg simulate{hint}.")
+        raise InputError(
+            f"{directory} has no provenance.json, so it is no output of openmm-bg simulate{hint}."
+        )
     try:
         record = json.loads(path.read_text())
         system = MolecularSystem.from_files(
@@ -68,5 +70,7 @@ def load_data(directory: str | Path) -> TrainingData:
         raise InputError(f"{directory / 'system.xml'} is not the system that {path} belongs to.")
     frames = read_trajectory(directory / "trajectory.h5", n_atoms=system.n_atoms)
     if frames.potential_energy is None:
-        raise InputError(f"{directory / 'trajectory.h5'} has no potential energies; make it with openmm-bg simulate.")
+        raise InputError(
+            f"{directory / 'trajectory.h5'} has no potential energies; make it with openmm-bg simulate."
+        )
     return TrainingData(system, frames.positions, frames.potential_energy, kelvin(temperature), record)

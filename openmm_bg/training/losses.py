@@ -1,4 +1,4 @@
-"""The losses of Boltzmann generators: by example (maximum likelihood) and by energy (reverse KL)."""
+"""The losses of Boltzmann generators: by example, by energy, and by energies of the examples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,30 @@ from openmm_bg.potentials.base import Potential
 from openmm_bg.units import thermal_energy
 
 
-def maximum_likelihood(flow: SplineFlow, features: torch.Tensor) -> torch.Tensor:
-    """Return the mean negative log-density of features with shape=(batch, n_features).
+def maximum_likelihood(log_q: torch.Tensor) -> torch.Tensor:
+    """Return the mean negative log-density of data, from their log-densities with shape=(batch,).
 
-    Source: seed of Boltzmann generators, Noe et al. (2019), J_ML; Dibak et al. (2021), equation 5.
+    Source: Noe et al. (2019), J_ML; Dibak et al. (2021), equation 5.
     """
-    return -flow.features_log_prob(features).mean()
+    return -log_q.mean()
+
+
+def log_dispersion(log_q: torch.Tensor, reduced_energies: torch.Tensor, bound: float = 6.0) -> torch.Tensor:
+    """Return the variance of log q + u over data of the Boltzmann distribution.
+
+    It is zero exactly when q is that distribution, and uses the energies that the simulation has computed
+    anyway. Unlike the gradient of maximum likelihood, its gradient vanishes for every batch at the optimum.
+
+    Args:
+        log_q: Log-densities with shape=(batch,), up to a constant.
+        reduced_energies: Energies in kT with shape=(batch,).
+        bound: Deviations from the mean count up to this many kT, so that outliers do not own the gradient.
+
+    Source: arXiv 2602.03729 (off-policy log-dispersion regularisation).
+    """
+    deviation = log_q + reduced_energies
+    deviation = deviation - deviation.mean().detach()
+    return deviation.clamp(-bound, bound).var()
 
 
 @dataclass
@@ -52,7 +70,9 @@ class ReverseKL:
         tamed = torch.where(excess > 0, self.energy_cut + torch.log1p(excess), reduced)
         loss = torch.where(finite, tamed - logabsdet, 0.0).sum() / finite.sum().clamp_min(1)
         with torch.no_grad():
-            log_weights = torch.where(finite, logabsdet - flow.base_log_prob(z) - reduced, -torch.inf).double()
+            log_weights = torch.where(
+                finite, logabsdet - flow.base_log_prob(z) - reduced, -torch.inf
+            ).double()
             weights = torch.softmax(log_weights, 0)
             ess = float(1.0 / weights.square().sum() / n)
         return loss, ess

@@ -11,8 +11,9 @@ from openmm_bg.errors import InputError
 class TrainingSettings:
     """Settings of the flow and of its training.
 
-    The loss is (1 - w) J_ML + w J_KL. The weight w of the energies is zero in the first part of the run and
-    then rises linearly to `kl_weight` (Dibak et al. 2021; Noe et al. 2019).
+    The loss is (1 - w) J_ML + w J_KL + v J_LD: maximum likelihood, reverse KL, and the log-dispersion of the
+    data's energies. The weight w is zero in the first part of the run and then rises linearly to `kl_weight`
+    (Dibak et al. 2021; Noe et al. 2019); v rises to `dispersion_weight` in the first tenth.
 
     Args:
         n_steps: Optimiser steps.
@@ -20,6 +21,7 @@ class TrainingSettings:
         kl_batch_size: Samples of the flow in a step of reverse KL.
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         kl_weight: The final weight of the reverse KL, from 0 to 1.
+        dispersion_weight: The weight of the log-dispersion; it costs no energy evaluations.
         kl_start: Fraction of the run at which its weight starts to rise.
         kl_full: Fraction of the run at which it is reached.
         energy_margin: Energies this many kT above the highest of the data grow only logarithmically in
@@ -45,9 +47,10 @@ class TrainingSettings:
     batch_size: int = 256
     kl_batch_size: int = 256
     learning_rate: float = 1e-3
-    kl_weight: float = 0.7
-    kl_start: float = 0.1
-    kl_full: float = 0.3
+    kl_weight: float = 0.2
+    dispersion_weight: float = 1.0
+    kl_start: float = 0.7
+    kl_full: float = 0.8
     energy_margin: float = 100.0
     max_gradient_norm: float = 20.0
     averaging: float = 0.998
@@ -72,6 +75,8 @@ class TrainingSettings:
         for name in ("kl_weight", "kl_start", "kl_full", "averaging"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        if not self.dispersion_weight >= 0:
+            raise InputError(f"dispersion_weight must not be negative, and is {self.dispersion_weight}.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
         if self.kl_full < self.kl_start:
@@ -86,6 +91,10 @@ class TrainingSettings:
         if fraction >= self.kl_full:
             return self.kl_weight
         return self.kl_weight * (fraction - self.kl_start) / (self.kl_full - self.kl_start)
+
+    def dispersion_weight_at(self, fraction: float) -> float:
+        """Return the weight of the log-dispersion when a fraction of the run is done."""
+        return self.dispersion_weight * min(1.0, fraction / 0.1)
 
     def flow_settings(self) -> dict[str, float | int]:
         """Return the settings of the flow."""

@@ -22,7 +22,7 @@ from openmm_bg.flows.spline_flow import SplineFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
 from openmm_bg.training.data import TrainingData
-from openmm_bg.training.losses import ReverseKL, maximum_likelihood
+from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
 from openmm_bg.training.settings import TrainingSettings
 from openmm_bg.transforms import InternalCoordinates
 from openmm_bg.units import thermal_energy
@@ -69,7 +69,9 @@ class Trainer:
 
     def __init__(self, data: TrainingData, output: Path, settings: TrainingSettings) -> None:
         if (output / "model.json").exists():
-            raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
+            raise InputError(
+                f"{output} holds a finished model; choose another output directory or remove it."
+            )
         self.data, self.output, self.settings = data, output, settings
         self.identity = {
             "system_hash": data.system.system_hash,
@@ -91,14 +93,15 @@ class Trainer:
         self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._fast, self._exact = _potentials(system)
-        self._kl = ReverseKL(
-            self._fast, data.temperature, float(data.energies.max()) / thermal_energy(data.temperature) + settings.energy_margin
-        )
+        reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
+        self._energies = reduced.float()
+        cut = float(reduced.max()) + settings.energy_margin
+        self._kl = ReverseKL(self._fast, data.temperature, cut)
         self.step, self.seconds, self.n_energy_evaluations = 0, 0.0, 0
         self.log: list[dict[str, float]] = []
         self._best: dict[str, torch.Tensor] | None = None
         self._best_score, self._since_best = math.inf, 0
-        self._recent: list[tuple[float, float, float]] = []
+        self._recent: list[tuple[float, float, float, float]] = []
 
     def run(self, progress: bool = False) -> None:
         """Train until the last step, or until early stopping."""
@@ -119,15 +122,17 @@ class Trainer:
 
     def _one_step(self) -> None:
         settings, fraction = self.settings, self.step / self.settings.n_steps
-        warm_up = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
+        warm_up = min(1.0, (self.step + 1) / max(1, min(_WARM_UP_STEPS, settings.n_steps // 10)))
         cosine = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction))
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * warm_up * cosine
         weight = settings.kl_weight_at(fraction)
         loss_kl, ess = math.nan, math.nan
         chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
-        loss_ml = maximum_likelihood(self.flow, self._train[chosen])
-        loss = (1.0 - weight) * loss_ml
+        log_q = self.flow.features_log_prob(self._train[chosen])
+        loss_ml = maximum_likelihood(log_q)
+        loss_ld = log_dispersion(log_q, self._energies[chosen])
+        loss = (1.0 - weight) * loss_ml + settings.dispersion_weight_at(fraction) * loss_ld
         if weight > 0:
             kl, ess = self._kl(self.flow, settings.kl_batch_size, self._generator)
             self.n_energy_evaluations += settings.kl_batch_size
@@ -142,14 +147,16 @@ class Trainer:
         with torch.no_grad():
             for averaged, current in zip(self.average.parameters(), self.flow.parameters(), strict=True):
                 averaged.lerp_(current, 1.0 - decay)
-        self._recent.append((float(loss_ml.detach()), loss_kl, ess))
+        self._recent.append((float(loss_ml.detach()), float(loss_ld.detach()), loss_kl, ess))
 
     def _validate(self) -> None:
         """Judge the averaged flow, add a row to the log, and keep it if it is the best so far."""
         temperature, n = self.data.temperature, self.settings.validation_samples
         with torch.no_grad():
             batches = self._held_out[: 4 * n].split(2048)
-            nll = -float(torch.cat([self.average.features_log_prob(batch).double() for batch in batches]).mean())
+            nll = -float(
+                torch.cat([self.average.features_log_prob(batch).double() for batch in batches]).mean()
+            )
             draw = torch.Generator().manual_seed(self.settings.seed + 1)
             positions, log_q = self.average.sample(n, temperature, generator=draw)
             reduced = self._exact.energy(positions) / thermal_energy(temperature)
@@ -159,7 +166,7 @@ class Trainer:
         # KL(q || p) up to log Z. A few clashes would own its mean, so the highest 1 % are left out here.
         terms = np.sort(-log_weights[finite.numpy()])
         kl = float(terms[: max(1, math.floor(0.99 * len(terms)))].mean()) if len(terms) else math.inf
-        losses = np.array(self._recent or [(math.nan,) * 3])
+        losses = np.array(self._recent or [(math.nan,) * 4])
         self._recent = []
         self.log.append(
             {
@@ -168,11 +175,12 @@ class Trainer:
                 "energy_evaluations": self.n_energy_evaluations,
                 "kl_weight": round(self.settings.kl_weight_at((self.step - 1) / self.settings.n_steps), 4),
                 "loss_ml": _mean(losses[:, 0]),
-                "loss_kl": _mean(losses[:, 1]),
+                "loss_dispersion": _mean(losses[:, 1]),
+                "loss_kl": _mean(losses[:, 2]),
                 "held_out_nll": nll,
                 "kl": kl,
                 "ess": statistics.effective_sample_size(log_weights) if finite.any() else 0.0,
-                "batch_ess": _mean(losses[:, 2]),
+                "batch_ess": _mean(losses[:, 3]),
                 "outside_domain": int((~finite).sum()),
             }
         )
@@ -248,12 +256,18 @@ class Trainer:
     def finish(self) -> BoltzmannGenerator:
         """Save the best model and remove the checkpoint."""
         if self._best is None:
-            raise InputError("The training came to no usable model; look at its log.csv, and lower the learning rate.")
+            raise InputError(
+                "The training came to no usable model; look at its log.csv, and lower the learning rate."
+            )
         self.average.load_state_dict(self._best)
         record = provenance(
             seed=self.settings.seed,
             settings=dataclasses.asdict(self.settings),
-            training={"seconds": self.seconds, "n_energy_evaluations": self.n_energy_evaluations, "log": self.log},
+            training={
+                "seconds": self.seconds,
+                "n_energy_evaluations": self.n_energy_evaluations,
+                "log": self.log,
+            },
             data=self.data.record,
         )
         generator = BoltzmannGenerator(self.average, self._exact, system=self.data.system, record=record)

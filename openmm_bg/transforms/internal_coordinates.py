@@ -107,7 +107,11 @@ class InternalCoordinates(Coordinates):
         n = self.n_atoms
         for k in torch.nonzero(raw[n - 1 : 2 * n - 3].abs() > _NEARLY_STRAIGHT).flatten().tolist():
             row = k + 2
-            atoms = [int(self.z_matrix.atoms[row]), int(self.z_matrix.bond[row]), int(self.z_matrix.angle[row])]
+            atoms = [
+                int(self.z_matrix.atoms[row]),
+                int(self.z_matrix.bond[row]),
+                int(self.z_matrix.angle[row]),
+            ]
             raise InputError(
                 f"The atoms {atoms} are nearly in a straight line, so torsions around them are undefined; "
                 "linear groups are not supported."
@@ -133,7 +137,9 @@ class InternalCoordinates(Coordinates):
             )
         if not torch.isfinite(positions).all():
             frames = int((~torch.isfinite(positions)).any(-1).any(-1).sum())
-            raise InputError(f"The positions contain NaN or infinite values in {frames} frame(s); remove them.")
+            raise InputError(
+                f"The positions contain NaN or infinite values in {frames} frame(s); remove them."
+            )
         raw = self._raw(positions)
         if wrong := int((~self._in_class(raw)).sum()):
             raise InputError(
@@ -168,7 +174,10 @@ class InternalCoordinates(Coordinates):
         values = values.clamp_min(1e-4)
         linear = torch.nonzero(~self.circular).flatten()
         block = (linear[:, None], linear)
-        self.whiten, self.unwhiten = torch.eye(len(self.center)).double(), torch.eye(len(self.center)).double()
+        self.whiten, self.unwhiten = (
+            torch.eye(len(self.center)).double(),
+            torch.eye(len(self.center)).double(),
+        )
         self.whiten[block] = (vectors / values.sqrt()) @ vectors.T / deviation
         self.unwhiten[block] = deviation[:, None] * ((vectors * values.sqrt()) @ vectors.T)
         self.log_scale = deviation.log().sum() + 0.5 * values.log().sum()

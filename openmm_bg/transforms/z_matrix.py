@@ -114,7 +114,9 @@ def _neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
     return neighbours
 
 
-def _distances(neighbours: list[list[int]], start: int, allowed: np.ndarray) -> tuple[dict[int, int], dict[int, int]]:
+def _distances(
+    neighbours: list[list[int]], start: int, allowed: np.ndarray
+) -> tuple[dict[int, int], dict[int, int]]:
     distance, previous, queue = {start: 0}, {start: -1}, [start]
     for atom in queue:
         for other in neighbours[atom]:

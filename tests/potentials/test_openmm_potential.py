@@ -90,7 +90,8 @@ def test_non_finite_sample_affects_no_other(alanine, md_positions, platform, dty
         good = [0, 1, 3, 4]
         np.testing.assert_array_equal(energy.isposinf().numpy(), [False, False, True, False, False])
         assert (x.grad[2] == 0).all()
-        torch.testing.assert_close(x.grad[good], -potential.energy_and_forces(x[good])[1].double())
+        forces = potential.energy_and_forces(x[good])[1].double()
+        torch.testing.assert_close(x.grad[good], -forces, rtol=1e-5, atol=0.05)
         assert potential.n_nonfinite == 1
 
 
@@ -255,7 +256,7 @@ def test_integer_positions(alanine):
 def test_positions_with_units(alanine):
     from openmm import unit
 
-    x = alanine.positions[None]
+    x = alanine.positions[None].copy()
     with OpenMMPotential(alanine, platform="Reference", n_contexts=1) as potential:
         assert potential.energy(10 * x * unit.angstrom) == pytest.approx(potential.energy(x), rel=1e-12)
 

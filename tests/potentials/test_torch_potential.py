@@ -267,12 +267,26 @@ def test_integer_positions(potential):
         potential.energy(torch.zeros((1, N_ATOMS, 3), dtype=torch.int64))
 
 
-def test_positions_with_units_and_read_only_positions(potential, alanine):
-    """The positions of a MolecularSystem are read-only."""
+def test_positions_with_units(potential, alanine):
     expected = potential.energy(torch.tensor(alanine.positions[None].copy()))
-    assert torch.equal(potential.energy(alanine.positions[None]), expected)
     in_angstrom = alanine.positions[None] * 10.0 * unit.angstrom
     torch.testing.assert_close(potential.energy(in_angstrom), expected, rtol=1e-12, atol=1e-9)
+
+
+def test_read_only_positions(potential, alanine):
+    """Those of a MolecularSystem; torch warns of them, once per process if it is not asked for more."""
+    expected = potential.energy(torch.tensor(alanine.positions[None].copy()))
+    torch.set_warn_always(True)
+    try:
+        assert torch.equal(potential.energy(alanine.positions[None]), expected)
+    finally:
+        torch.set_warn_always(False)
+
+
+def test_lists_are_not_rounded(potential, alanine):
+    """torch makes float32 of a list."""
+    expected = potential.energy(torch.tensor(alanine.positions[None].copy()))
+    assert torch.equal(potential.energy(alanine.positions[None].tolist()), expected)
 
 
 def with_force(force):

@@ -204,6 +204,26 @@ def test_from_files(alanine, pdb_file, tmp_path):
     assert dict(made.torsions) == dict(alanine.torsions)
 
 
+def test_from_files_with_bonds(alanine, tmp_path):
+    """A PDB file names the bonds of standard residues only; the others can be given."""
+    xml, pdb = tmp_path / "system.xml", tmp_path / "topology.pdb"
+    xml.write_text(alanine.system_xml())
+    text = alanine.topology_pdb().replace(" ACE ", " XYZ ")
+    pdb.write_text("\n".join(line for line in text.splitlines() if not line.startswith("CONECT")))
+    assert len(MolecularSystem.from_files(xml, pdb).bonds) < len(alanine.bonds)
+    made = MolecularSystem.from_files(xml, pdb, bonds=alanine.bonds)
+    np.testing.assert_array_equal(made.bonds, alanine.bonds)
+    for wrong in (alanine.bonds[:-1], [*alanine.bonds, (0, 22)], [*alanine.bonds, (-1, 0)]):
+        with pytest.raises(InputError, match="bonds do not belong to this molecule"):
+            MolecularSystem.from_files(xml, pdb, bonds=wrong)
+
+
+def test_other_torsions(alanine):
+    other = alanine.with_torsions({"omega": (1, 4, 6, 8)})
+    assert dict(other.torsions) == {"omega": (1, 4, 6, 8)}
+    assert other.system_hash == alanine.system_hash
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,15 @@ import torch
 from openmm_bg import BoltzmannGenerator, InputError
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.training import TrainingData, TrainingSettings, load_data, train
-from openmm_bg.training.losses import ReverseKL, maximum_likelihood
+from openmm_bg.training.losses import ReverseKL, log_dispersion
 from openmm_bg.training.trainer import Trainer
 
 SMALL = TrainingSettings(
     n_steps=60,
     validation_interval=20,
     validation_samples=200,
-    learning_rate=0.01,
+    learning_rate=0.003,
+    kl_weight=0.2,
     n_layers=2,
     hidden_features=16,
     batch_size=64,
@@ -65,7 +67,7 @@ def test_training_improves_and_logs(data, tmp_path):
     # Against the untrained flow, which is the normal distribution of the features.
     start = Trainer(data, tmp_path / "untrained", SMALL)
     with torch.no_grad():
-        untrained = float(maximum_likelihood(start.flow, start._held_out))
+        untrained = -float(start.flow.features_log_prob(start._held_out).mean())
     assert float(rows[-1]["held_out_nll"]) < untrained - 0.1
     assert generator.path == (tmp_path / "model").resolve()
     assert not (tmp_path / "model" / "checkpoint.safetensors").exists()
@@ -96,7 +98,9 @@ def test_interrupted_training_resumes_exactly(data, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in pairs)
     ignored = {"seconds"}
     for a, b in zip(_rows(tmp_path / "whole"), _rows(tmp_path / "stopped"), strict=True):
-        assert {k: v for k, v in a.items() if k not in ignored} == {k: v for k, v in b.items() if k not in ignored}
+        assert {k: v for k, v in a.items() if k not in ignored} == {
+            k: v for k, v in b.items() if k not in ignored
+        }
 
 
 _CHILD = """
@@ -128,7 +132,14 @@ def test_sigkill_and_resume(data_directory, tmp_path):
 
 def test_early_stopping(data, tmp_path):
     settings = TrainingSettings(
-        **{**SMALL.__dict__, "n_steps": 1000, "learning_rate": 1e-12, "patience": 2, "averaging": 0.0, "kl_weight": 0.0}
+        **{
+            **SMALL.__dict__,
+            "n_steps": 1000,
+            "learning_rate": 1e-12,
+            "patience": 2,
+            "averaging": 0.0,
+            "kl_weight": 0.0,
+        }
     )
     train(data, tmp_path / "model", settings)
     assert len(_rows(tmp_path / "model")) < 50
@@ -136,7 +147,11 @@ def test_early_stopping(data, tmp_path):
 
 def test_refuses_what_it_cannot_use(data, tmp_path):
     with pytest.raises(InputError, match="too few"):
-        train(TrainingData(data.system, data.positions[:50], data.energies[:50], 600.0, {}), tmp_path / "a", SMALL)
+        train(
+            TrainingData(data.system, data.positions[:50], data.energies[:50], 600.0, {}),
+            tmp_path / "a",
+            SMALL,
+        )
     bad = data.positions.copy()
     bad[7, 3] = np.nan
     with pytest.raises(InputError, match="NaN"):
@@ -171,7 +186,7 @@ def test_damaged_data_directory(data_directory, tmp_path):
 
 def test_reverse_kl_is_an_upper_bound_and_tames_clashes(data):
     """E_q[u + log q] >= -log Z, so the loss of a better flow is lower; an infinite energy leaves it finite."""
-    trainer = Trainer(data, None or __import__("pathlib").Path("unused"), SMALL)
+    trainer = Trainer(data, Path("unused"), SMALL)
     loss, ess = trainer._kl(trainer.flow, 200, torch.Generator().manual_seed(0))
     assert torch.isfinite(loss)
     assert 0 < ess <= 1
@@ -182,6 +197,16 @@ def test_reverse_kl_is_an_upper_bound_and_tames_clashes(data):
     tamed = ReverseKL(trainer._kl.potential, 600.0, energy_cut=-1e9)
     low, _ = tamed(trainer.flow, 200, torch.Generator().manual_seed(0))
     assert float(low.detach()) < float(loss.detach())
+
+
+def test_log_dispersion_is_zero_for_the_boltzmann_distribution_only():
+    """Gaussian data: log q + u is constant for the right variance, and has a known variance for another one."""
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    energy = 0.5 * x.square()
+    assert float(log_dispersion(-energy + 3.0, energy)) < 1e-20
+    # q with twice the precision: log q + u = -x^2 / 2, whose variance under the data is 1/2.
+    wrong = float(log_dispersion(-2.0 * energy, energy, bound=100.0))
+    assert wrong == pytest.approx(0.5, abs=5 * 0.5 * (15 / 200_000) ** 0.5)
 
 
 @pytest.mark.parametrize(
