@@ -15,6 +15,9 @@ from openmm_bg.errors import InputError
 def exchange(
     model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The storage file to write (.nc).")],
+    start: Annotated[
+        Path | None, typer.Option(help="A PDB file to start from; the model's reference if not given.")
+    ] = None,
     temperature_min: Annotated[float, typer.Option(help="Lowest temperature (K).")] = 300.0,
     temperature_max: Annotated[float, typer.Option(help="Highest temperature (K).")] = 600.0,
     n_replicas: Annotated[int, typer.Option("--replicas", help="Temperatures, spaced geometrically.")] = 4,
@@ -46,6 +49,7 @@ def exchange(
     run = run_parallel_tempering(
         model,
         output,
+        start=start,
         temperature_min=temperature_min,
         temperature_max=temperature_max,
         n_replicas=n_replicas,

@@ -18,6 +18,7 @@ from openmm_bg.exchange.preparation import (
     prepare,
     relaxed_positions,
     silence_openmmtools,
+    start_positions,
 )
 from openmm_bg.exchange.record import ExchangeRecord, open_storage, read_exchange, read_settings
 from openmm_bg.units import kelvin, picoseconds
@@ -34,6 +35,7 @@ def run_parallel_tempering(
     model: str | os.PathLike,
     storage: str | os.PathLike,
     *,
+    start: str | os.PathLike | None = None,
     temperature_min: Any = 300.0,
     temperature_max: Any = 600.0,
     n_replicas: int = 4,
@@ -55,6 +57,7 @@ def run_parallel_tempering(
     Args:
         model: The directory of a saved model.
         storage: The netCDF file to write; a checkpoint file appears beside it.
+        start: A PDB file of the same molecule to start from; the model's reference if not given.
         temperature_min: The lowest temperature [K].
         temperature_max: The highest temperature [K]; those between are spaced geometrically.
         n_replicas: The number of temperatures.
@@ -64,9 +67,10 @@ def run_parallel_tempering(
         timestep: Time step [ps].
         collision_rate: Collision rate [1/ps].
         checkpoint_interval: Iterations between two checkpoints.
-        platform: OpenMM's platform for the dynamics; None times those there are and takes the fastest.
-        seed: Same seed, same run, on the same platform of the same machine; None takes one from the
-            operating system. It also seeds numpy's global generator, which openmmtools uses.
+        platform: OpenMM's platform for the dynamics ("CPU" with one thread); None times those there are
+            and takes the fastest, which may differ from run to run.
+        seed: Same seed, same run, if the platform is given ("Reference", "CPU"); None takes a seed from
+            the operating system. It also seeds numpy's global generator, which openmmtools uses.
         progress: Show a progress bar.
 
     Returns:
@@ -92,6 +96,7 @@ def run_parallel_tempering(
         sampler = create_sampler(
             model,
             path,
+            start=start,
             n_steps=n_steps,
             timestep=timestep,
             collision_rate=collision_rate,
@@ -116,6 +121,7 @@ def create_sampler(
     model: str | os.PathLike,
     storage: str | os.PathLike,
     *,
+    start: str | os.PathLike | None = None,
     temperature_min: Any = 300.0,
     temperature_max: Any = 600.0,
     n_replicas: int = 4,
@@ -186,11 +192,13 @@ def create_sampler(
         "seed": None if seed is None else int(seed),
     }
     state = ThermodynamicState(generator.system.system, temperatures[0] * unit.kelvin)
-    start = relaxed_positions(generator.system, *chosen)
+    reference = generator.system.positions
+    first = reference if start is None else start_positions(generator, start)
+    relaxed = relaxed_positions(generator.system, first, *chosen)
     with contextlib.redirect_stdout(io.StringIO()):  # the list of papers to cite
         sampler.create(
             state,
-            SamplerState(start * unit.nanometer),
+            SamplerState(relaxed * unit.nanometer),
             reporter,
             temperatures=list(temperatures * unit.kelvin),
             n_temperatures=len(temperatures),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from openmm_bg.errors import InputError
 
 if TYPE_CHECKING:
     import openmm
     from openmmtools.multistate import ParallelTemperingSampler
 
+    from openmm_bg.generator import BoltzmannGenerator
     from openmm_bg.systems import MolecularSystem
 
 
@@ -53,8 +57,44 @@ def choose_platform(system: MolecularSystem, name: str | None) -> tuple[str, dic
     return choice.platform, dict(choice.properties)
 
 
-def relaxed_positions(system: MolecularSystem, platform: str, properties: dict[str, str]) -> np.ndarray:
-    """Return the reference positions [nm] after a short minimisation: a file's may be strained."""
+def start_positions(generator: BoltzmannGenerator, structure: str | Path) -> np.ndarray:
+    """Read the positions [nm] to start from, and check that they belong to a model.
+
+    Args:
+        generator: The model.
+        structure: A PDB file of the model's molecule, atoms in the same order.
+
+    Raises:
+        InputError: If the file cannot be read, is of another molecule, or has another chirality.
+    """
+    from openmm import app, unit
+
+    path = Path(structure)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    try:
+        pdb = app.PDBFile(str(path))
+        positions = np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+    except Exception as error:  # the parser raises many kinds
+        raise InputError(f"{path} cannot be read as a PDB file: {error}") from error
+    ours, theirs = ([atom.element for atom in t.atoms()] for t in (generator.system.topology, pdb.topology))
+    if ours != theirs:
+        raise InputError(
+            f"{path} is of another molecule than the model: it has {len(theirs)} atoms, the model "
+            f"({generator.system.name}) {len(ours)}, and their elements must agree one by one."
+        )
+    if not bool(generator.flow.in_domain(positions[None])[0]):
+        raise InputError(
+            f"{path} has another chirality, or other labels of equivalent hydrogens, than the model's "
+            "reference structure, and the flow move would never leave it; start from the model's topology.pdb."
+        )
+    return positions
+
+
+def relaxed_positions(
+    system: MolecularSystem, positions: np.ndarray, platform: str, properties: dict[str, str]
+) -> np.ndarray:
+    """Return positions [nm] after a short minimisation: a file's may be strained."""
     import openmm
     from openmm import unit
 
@@ -64,7 +104,7 @@ def relaxed_positions(system: MolecularSystem, platform: str, properties: dict[s
         openmm.Platform.getPlatformByName(platform),
         properties,
     )
-    context.setPositions(system.positions)
+    context.setPositions(positions)
     openmm.LocalEnergyMinimizer.minimize(context, maxIterations=100)
     relaxed = context.getState(positions=True).getPositions(asNumpy=True)
     return relaxed.value_in_unit(unit.nanometer)

@@ -47,28 +47,18 @@ class InternalCoordinates(Coordinates):
         row_of[z_matrix.atoms] = np.arange(n)
         torsion_of = row_of - 3  # index among the torsions, by atom
         leader = np.array([torsion_of[a] if a >= 0 else -1 for a in z_matrix.sibling[3:]], dtype=np.int64)
-        self._leader = torch.as_tensor(np.where(leader >= 0, leader, 0))
+        self._index("_leader", np.where(leader >= 0, leader, 0))
         # Children of the second seed atom follow the third, whose torsion is zero by definition.
-        self._has_leader = torch.as_tensor(leader >= 0)
+        self._index("_has_leader", leader >= 0)
         levels = z_matrix.levels()
-        placed = np.concatenate([np.arange(3), *levels]) if levels else np.arange(3)
-        place_of_row = np.argsort(placed)
-        self._levels = [
-            (
-                torch.as_tensor(rows),
-                torch.as_tensor(
-                    np.stack(
-                        [
-                            place_of_row[row_of[z_matrix.bond[rows]]],
-                            place_of_row[row_of[z_matrix.angle[rows]]],
-                            place_of_row[row_of[z_matrix.torsion[rows]]],
-                        ]
-                    )
-                ),
-            )
-            for rows in levels
-        ]
-        self._place_of_atom = torch.as_tensor(place_of_row[row_of])
+        placed = np.concatenate([np.arange(3), *levels])
+        place = np.argsort(placed)[row_of]  # by atom: the rows are placed level by level
+        self._index("_place_of_atom", place)
+        self._n_levels = len(levels)
+        for k, rows in enumerate(levels):
+            references = [place[column[rows]] for column in (z_matrix.bond, z_matrix.angle, z_matrix.torsion)]
+            self._index(f"_rows_{k}", rows)
+            self._index(f"_references_{k}", np.stack(references))
         size = 3 * n - 6
         self.register_buffer("stereo_signs", torch.as_tensor(np.asarray(stereo_signs), dtype=torch.float64))
         self.register_buffer("circular", torch.zeros(size, dtype=torch.bool))
@@ -77,6 +67,10 @@ class InternalCoordinates(Coordinates):
         self.register_buffer("whiten", torch.eye(size, dtype=torch.float64))
         self.register_buffer("unwhiten", torch.eye(size, dtype=torch.float64))
         self.register_buffer("log_scale", torch.zeros((), dtype=torch.float64))
+
+    def _index(self, name: str, values: np.ndarray) -> None:
+        """Keep indices that follow the module's device and are not saved."""
+        self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     @classmethod
     def from_reference(
@@ -273,7 +267,9 @@ class InternalCoordinates(Coordinates):
         b = a + r[:, 0:1] * ez
         c = b + r[:, 1:2] * (w[:, 0:1] * ez + s[:, 0:1] * ex)
         placed = torch.stack([a, b, c], dim=1)
-        for rows, (bond, angle, torsion) in self._levels:
+        for k in range(self._n_levels):
+            rows = getattr(self, f"_rows_{k}")
+            bond, angle, torsion = getattr(self, f"_references_{k}")
             centre, axis = placed[:, bond], placed[:, angle]
             e1 = _unit(centre - axis)
             e3 = _unit(torch.linalg.cross(axis - placed[:, torsion], e1, dim=-1))

@@ -256,6 +256,18 @@ def test_exchange_with_arguments_that_make_no_sense(refused, model, tmp_path):
     assert "no directory" in refused("exchange", model, "-q", "-o", tmp_path / "no" / "x.nc")
 
 
+def test_exchange_from_structures_that_cannot_be_used(refused, model, tmp_path, pdb):
+    exchange = ("exchange", model, "-q", "-o", tmp_path / "x.nc")
+    assert "There is no file" in refused(*exchange, "--start", tmp_path / "nothing.pdb")
+    mirrored = mdtraj.load(str(pdb))
+    mirrored.xyz *= -1
+    mirrored.save_pdb(str(tmp_path / "mirrored.pdb"))
+    assert "another chirality" in refused(*exchange, "--start", tmp_path / "mirrored.pdb")
+    other = mdtraj.load(str(pdb)).atom_slice(range(16))
+    other.save_pdb(str(tmp_path / "other.pdb"))
+    assert "another molecule than the model" in refused(*exchange, "--start", tmp_path / "other.pdb")
+
+
 def test_ramachandran_with_files_that_cannot_be_used(refused, data, tmp_path):
     draw = ("ramachandran", "-o", tmp_path / "plot.png")
     assert "no file" in refused(*draw, tmp_path / "no.h5")

@@ -24,6 +24,7 @@ SETTINGS = {
     "n_proposals": 4,
     "n_steps": 5,
     "checkpoint_interval": 4,
+    "platform": "CPU",
 }
 
 # A script of its own, as a user's; it is killed while a replica is being propagated.

@@ -164,6 +164,20 @@ def test_straight_angles_have_finite_forces(reference_energies_and_forces):
     np.testing.assert_allclose(forces[:, 2, 1].abs(), 100.0 * (np.pi - 2.0) / 0.1, rtol=0.02)
 
 
+def test_exactly_straight_angle_has_a_finite_force():
+    """A start configuration may be exactly straight, e.g. that of a nitrile or of carbon dioxide."""
+    system = openmm.System()
+    for _ in range(3):
+        system.addParticle(1.0)
+    angles = openmm.HarmonicAngleForce()
+    angles.addAngle(0, 1, 2, 2.0, 100.0)
+    system.addForce(angles)
+    positions = np.array([[[-0.1, 0, 0], [0, 0, 0], [0.1, 0, 0]], [[0.1, 0, 0], [0, 0, 0], [0.1, 0, 0]]])
+    energy, forces = TorchPotential.from_system(system).energy_and_forces(positions)
+    np.testing.assert_allclose(energy, 50.0 * np.array([np.pi - 2.0, 2.0]) ** 2, rtol=1e-12)
+    assert torch.isfinite(forces).all()
+
+
 def test_wrong_translation_is_found(alanine, monkeypatch):
     """The negative control of the check on construction: Coulomb's constant in the sixth digit."""
     from openmm_bg.potentials import translation
