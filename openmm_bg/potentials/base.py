@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
@@ -59,7 +60,10 @@ class Potential(ABC):
         return energy, forces
 
     def _as_batch(self, positions: Any) -> torch.Tensor:
-        positions = torch.as_tensor(nanometers(positions))
+        positions = nanometers(positions)
+        if not isinstance(positions, torch.Tensor):
+            # A copy: torch warns of read-only arrays, and would round lists to float32.
+            positions = torch.from_numpy(np.array(positions))
         if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
             raise InputError(
                 f"Positions must have the shape (batch, {self.n_atoms}, 3), not {tuple(positions.shape)}."

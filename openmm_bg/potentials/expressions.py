@@ -133,13 +133,15 @@ class Expression:
 
     Args:
         text: The expression, with definitions after semicolons if any.
+        constants: Values of variables that never change, e.g. a force's global parameters.
 
     Raises:
         InputError: If the text is not a valid expression, or calls an unknown function.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, constants: Mapping[str, float] | None = None) -> None:
         self.text = text
+        self.constants = dict(constants or {})
         self._steps: list[Step] = []
         self._index: dict[Step, int] = {}
         definitions: dict[str, int] = {}
@@ -157,6 +159,11 @@ class Expression:
         self.variables = frozenset(str(step.value) for step in self._steps if step.kind == "variable")
 
     def _add(self, step: Step) -> int:
+        arguments = [self._steps[k] for k in step.arguments]
+        if step.kind == "call" and all(argument.kind == "number" for argument in arguments):
+            # As tensors, so that 1/0 is infinite and log(-1) NaN, as in OpenMM, and no exception.
+            numbers = (torch.tensor(argument.value, dtype=torch.float64) for argument in arguments)
+            step = Step("number", float(FUNCTIONS[str(step.value)][1](*numbers)))
         if step not in self._index:
             self._index[step] = len(self._steps)
             self._steps.append(step)
@@ -178,7 +185,10 @@ class Expression:
             if step.kind == "number":
                 results.append(step.value)
             elif step.kind == "variable":
-                results.append(variables[str(step.value)])
+                value = variables[str(step.value)]
+                results.append(
+                    value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
+                )
             else:
                 _, function = FUNCTIONS[str(step.value)]
                 results.append(function(*(results[k] for k in step.arguments)))
@@ -265,6 +275,8 @@ class _Parser:
         if self._token != "(":
             if token in self._definitions:
                 return self._definitions[token]
+            if token in self._expression.constants:
+                return self._expression._add(Step("number", float(self._expression.constants[token])))
             return self._expression._add(Step("variable", token))
         if token not in FUNCTIONS or token in _OPERATOR_NAMES:
             self._fail(f"calls an unknown function {token!r}")

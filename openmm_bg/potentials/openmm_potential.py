@@ -52,17 +52,20 @@ class PlatformChoice:
 class OpenMMPotential(Potential):
     """The potential energy of an OpenMM system, evaluated by OpenMM, whatever its forces are.
 
-    A pool of Contexts evaluates a batch, each in its own thread on one chunk of it. (OpenMM releases
-    Python's global lock in ``getState``, where nearly all the time goes; two threads are as fast as two
-    processes.) Which platform is fastest depends on the forces as much as on the hardware, so the
-    candidates are timed on the first batch, for a tenth of a second each; `choice` has the result.
+    A pool of Contexts evaluates a batch, each in its own thread on one chunk of it: OpenMM releases
+    Python's global lock in ``getState``, where nearly all the time goes. Which platform, and whether a
+    second Context helps, depends on the forces and on the machine (alanine dipeptide in OBC1 on two busy
+    cores: Reference 600 to 700 configurations a second with one Context, 500 to 650 with two, as with two
+    processes; CPU 1,000 to 5,600). So the candidates are timed on the first batch, for a tenth of a second
+    each; `choice` has the result. These trials do not count as evaluations.
 
     ``dtype=torch.float64`` promises energies to double precision, so only platforms that compute in
     double precision are candidates: Reference, and GPUs in their double mode. The CPU platform computes
-    in single precision. On alanine dipeptide in OBC1 solvent, 1,000 configurations of dynamics at 600 K
-    and 1,000 perturbed ones, its energies differ from Reference by up to 2e-6 max(\\|U\\|, 100 kJ/mol),
-    its forces by up to 1e-6 relative: fine for training, and several times faster there.
-    ``dtype=torch.float32`` makes it and the GPUs' mixed mode candidates as well.
+    in single precision. On alanine dipeptide in OBC1, 1,000 configurations of dynamics at 600 K and 1,000
+    perturbed ones, its energies differ from Reference by up to 2e-6 max(\\|U\\|, 100 kJ/mol), its forces by
+    up to 2e-6 relative: fine for training, and several times faster there. ``dtype=torch.float32`` makes it
+    and the GPUs' mixed mode candidates as well; name the ``platform`` where runs have to agree in the last
+    digits, since the choice may differ from run to run.
 
     Contexts are created on first use and closed by `close` or a ``with`` block; a later evaluation
     creates them anew, and so do copies and unpickled objects.

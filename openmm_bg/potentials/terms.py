@@ -84,7 +84,8 @@ class HarmonicAngles(Term):
         """Return the energy [kJ/mol] with shape=(batch,)."""
         middle = x[self.atoms[1]]
         a, b = x[self.atoms[0]] - middle, x[self.atoms[2]] - middle
-        cross = torch.linalg.cross(a, b, dim=1).square().sum(1).sqrt()
+        # The floor gives a straight angle the force zero instead of NaN, and changes no other.
+        cross = torch.linalg.cross(a, b, dim=1).square().sum(1).clamp_min(1e-30).sqrt()
         theta = torch.atan2(cross, (a * b).sum(1))  # acos has no derivative at 0 and pi
         return (0.5 * self.k * (theta - self.angle).square()).sum(0)
 
@@ -137,8 +138,9 @@ class CustomGeneralizedBorn(Term):
 
     def __init__(self, config: dict[str, Any] | None = None, **arrays: Any) -> None:
         super().__init__(config, **arrays)
-        self._values = [(name, Expression(text), kind) for name, text, kind in self.config["values"]]
-        self._energies = [(Expression(text), kind) for text, kind in self.config["energies"]]
+        fixed = self.config["globals"]
+        self._values = [(name, Expression(text, fixed), kind) for name, text, kind in self.config["values"]]
+        self._energies = [(Expression(text, fixed), kind) for text, kind in self.config["energies"]]
 
     def forward(self, x: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         """Return the energy [kJ/mol] with shape=(batch,)."""
@@ -147,15 +149,14 @@ class CustomGeneralizedBorn(Term):
             name: self.parameters_per_atom[k][:, None]
             for k, name in enumerate(self.config["parameter_names"])
         }
-        constants = self.config["globals"]
         cartesian = {"x": x[:, 0], "y": x[:, 1], "z": x[:, 2]}
         receivers = torch.cat([pairs.first, pairs.second])
         for name, expression, kind in self._values:
             if kind == "single":
-                value = expression({**constants, **cartesian, **per_atom})
+                value = expression({**cartesian, **per_atom})
             else:  # each pair contributes f(i, j) to atom i and f(j, i) to atom j
                 r = torch.cat([pairs.r, pairs.r])
-                value = expression({**constants, "r": r, **self._both_orders(expression, per_atom, pairs)})
+                value = expression({"r": r, **self._both_orders(expression, per_atom, pairs)})
                 value = _full(value, r)
                 if kind == "pair_excluded":
                     value = torch.where(torch.cat([self.included, self.included]) > 0, value, 0.0)
@@ -164,7 +165,7 @@ class CustomGeneralizedBorn(Term):
         energy = x.new_zeros(batch)
         for expression, kind in self._energies:
             if kind == "single":
-                energy = energy + _full(expression({**constants, **cartesian, **per_atom}), x[:, 0]).sum(0)
+                energy = energy + _full(expression({**cartesian, **per_atom}), x[:, 0]).sum(0)
                 continue
             ends = {}
             for name, value in per_atom.items():
@@ -172,7 +173,7 @@ class CustomGeneralizedBorn(Term):
                     ends[f"{name}1"] = value[pairs.first]
                 if f"{name}2" in expression.variables:
                     ends[f"{name}2"] = value[pairs.second]
-            term = _full(expression({**constants, "r": pairs.r, **ends}), pairs.r)
+            term = _full(expression({"r": pairs.r, **ends}), pairs.r)
             if kind == "pair_excluded":
                 term = torch.where(self.included > 0, term, 0.0)
             energy = energy + term.sum(0)

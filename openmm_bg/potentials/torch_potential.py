@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ class TorchPotential(Potential):
         dtype: Precision of the arithmetic; results have it, whatever the positions' dtype.
         device: Where to compute; results are returned on the positions' device.
         compile: Fuse the code with ``torch.compile``: several times faster, after some ten seconds of
-            compilation at first use. Needs a C++ compiler (CPU) or Triton (GPU).
+            compilation at first use. Needs a C++ compiler (CPU) or Triton (GPU); without one, a warning
+            says so and the code runs as it is.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class TorchPotential(Potential):
         super().__init__(n_atoms)
         self.dtype, self.device = dtype, torch.device(device)
         self._module = _Energy(n_atoms, terms).to(device=self.device, dtype=dtype)
-        self._function = torch.compile(self._module, dynamic=False) if compile else self._module
+        self._compiled = torch.compile(self._module, dynamic=False) if compile else None
         n_pairs = max(1, n_atoms * (n_atoms - 1) // 2)
         chunk = max(1, _CHUNK_ELEMENTS // n_pairs)
         self.chunk_size = 1 << (min(chunk, 4096).bit_length() - 1)
@@ -106,27 +108,44 @@ class TorchPotential(Potential):
     def _evaluate(
         self, positions: torch.Tensor, with_forces: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if len(positions) == 0:
+            return positions.new_zeros(0, dtype=self.dtype), (positions.clone() if with_forces else None)
         energies, forces = [], []
         for chunk in positions.split(self.chunk_size):
             x = chunk.to(device=self.device, dtype=self.dtype).permute(1, 2, 0).contiguous()
             count = x.shape[2]
-            if self.compiled and count < self.chunk_size:
+            if self._compiled is not None and count < self.chunk_size:
                 # One shape, one compilation: fill up with the last configuration.
                 x = torch.cat([x, x[..., -1:].expand(-1, -1, self.chunk_size - count)], dim=2)
             if with_forces:
                 with torch.enable_grad():
                     x.requires_grad_(True)
-                    energy = self._function(x)
+                    energy = self._energy(x)
                     (gradient,) = torch.autograd.grad(energy.sum(), x)
                 forces.append(-gradient[..., :count].permute(2, 0, 1).to(positions))
             else:
                 with torch.no_grad():
-                    energy = self._function(x)
+                    energy = self._energy(x)
             energies.append(energy.detach()[:count].to(positions.device))
-        if not energies:
-            empty = positions.new_zeros(0, dtype=self.dtype)
-            return empty, (positions.clone() if with_forces else None)
         return torch.cat(energies), (torch.cat(forces) if with_forces else None)
+
+    def _energy(self, x: torch.Tensor) -> torch.Tensor:
+        if self._compiled is None:
+            return self._module(x)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it compiles
+                return self._compiled(x)
+        except Exception as error:
+            energy = self._module(x)  # if this fails too, the error is not the compiler's
+            self._compiled, self.compiled = None, False
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"torch.compile failed, so the potential runs uncompiled, several times slower: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return energy
 
     def save(self, path: str | Path) -> None:
         """Write the parameters to one safetensors file, with the expressions in its JSON header."""
@@ -169,11 +188,16 @@ class TorchPotential(Potential):
             raise ModelFileError(
                 f"{path} has format {header.get('format')}; this version reads format {_FORMAT}."
             )
-        terms = []
-        for k, entry in enumerate(header["terms"]):
-            own = {name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{k}.")}
-            terms.append(TERMS[entry["kind"]](entry["config"], **own))
-        return cls(header["n_atoms"], terms, dtype=dtype, device=device, compile=compile)
+        try:
+            terms = []
+            for k, entry in enumerate(header["terms"]):
+                own = {
+                    name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{k}.")
+                }
+                terms.append(TERMS[entry["kind"]](entry["config"], **own))
+            return cls(header["n_atoms"], terms, dtype=dtype, device=device, compile=compile)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelFileError(f"{path} is not a potential that this version can read: {error}") from error
 
 
 class _Energy(nn.Module):
