@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
-from openmm_bg.files import json_text
+from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
 from openmm_bg.flows import Flow, flow_from_config
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
@@ -69,6 +69,7 @@ class BoltzmannGenerator:
         low, high = temperature_range or (0.5 * flow.temperature, 4.0 / 3.0 * flow.temperature)
         self.temperature_range = (kelvin(low), kelvin(high))
         self.path: Path | None = None
+        self._model_hash: str | None = None
         self._system_hash: str | None = None
 
     @property
@@ -129,7 +130,7 @@ class BoltzmannGenerator:
             record={
                 "seed": seed,
                 "batch_size": batch_size,
-                "model_hash": self.path and model_hash(self.path),
+                "model_hash": self._model_hash,
             },
         )
 
@@ -155,7 +156,7 @@ class BoltzmannGenerator:
             )
 
     def save(self, directory: str | Path) -> Path:
-        """Write the model to a directory, atomically: readers see the old model or the new one.
+        """Write the model to a directory: readers see no model, the old one or the new one, never a mixture.
 
         The directory holds ``model.json`` (architecture, Z-matrix, units, versions, record, and the other
         files' hashes), ``flow.safetensors``, and where known ``potential.safetensors``, ``system.xml`` and
@@ -176,27 +177,36 @@ class BoltzmannGenerator:
         files = {"flow.safetensors": save(state)}
         if self.system is not None:
             files |= _system_files(self.system)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:12]}.partial")
-        temporary.mkdir()
-        try:
-            if isinstance(self.potential, TorchPotential):
-                self.potential.save(temporary / "potential.safetensors")
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-            written = sorted(path.name for path in temporary.iterdir())
-            header = self._header({name: _sha256(temporary / name) for name in written})
-            (temporary / _HEADER).write_text(json_text(header))
-            if directory.exists():  # keep what else lies there, e.g. the log of the training
-                for path in directory.iterdir():
-                    if not (temporary / path.name).exists():
-                        shutil.move(str(path), temporary / path.name)
-                shutil.rmtree(directory)
-            temporary.rename(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self.path = directory
+        if (directory / _HEADER).exists():
+            self._replace(directory, files)
+        else:
+            self._write(directory, files)  # beside what a training has left there
+        self.path, self._model_hash = directory, model_hash(directory)
         return directory
+
+    def _write(self, directory: Path, files: dict[str, bytes]) -> None:
+        """Write the model's files; the header, which makes them a model, comes last."""
+        directory.mkdir(parents=True, exist_ok=True)
+        names = list(files)
+        for name, content in files.items():
+            atomic_write_bytes(directory / name, content)
+        if isinstance(self.potential, TorchPotential):
+            self.potential.save(directory / "potential.safetensors")
+            names.append("potential.safetensors")
+        header = self._header({name: _sha256(directory / name) for name in sorted(names)})
+        atomic_write_text(directory / _HEADER, json_text(header))
+
+    def _replace(self, directory: Path, files: dict[str, bytes]) -> None:
+        """Put a new model in the place of an old one; both are whole on disk until the old one is deleted."""
+        mark = uuid.uuid4().hex[:12]
+        new, old = (directory.with_name(f".{directory.name}.{mark}.{kind}") for kind in ("new", "old"))
+        try:
+            self._write(new, files)
+            directory.rename(old)
+            new.rename(directory)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old)
 
     def _header(self, hashes: dict[str, str]) -> dict[str, Any]:
         from openmm_bg import __version__
@@ -271,6 +281,7 @@ class BoltzmannGenerator:
             temperature_range=tuple(header["temperature_range"]),
         )
         generator.path, generator._system_hash = directory, header["system_hash"]
+        generator._model_hash = model_hash(directory)
         return generator
 
 

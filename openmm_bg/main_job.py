@@ -44,7 +44,9 @@ class MainJobSettings:
 
     system: str = "alanine_dipeptide"
     simulation: SimulationSettings = field(
-        default_factory=lambda: SimulationSettings(temperature=600.0, n_frames=204_800, hot_start=1200.0)
+        default_factory=lambda: SimulationSettings(
+            temperature=600.0, n_frames=204_800, interval=30, burn_in=10_000, hot_start=1200.0
+        )
     )
     training: TrainingSettings = field(default_factory=TrainingSettings)
     target_temperature: float = 300.0
@@ -143,7 +145,7 @@ class _MainJob:
         settings = self.settings
         for temperature in (settings.simulation.temperature, settings.target_temperature):
             path = self.output / f"samples_{temperature:g}K.h5"
-            if not path.with_suffix(".json").exists():
+            if not self._is_of_model(path):
                 label = f"3/4  {settings.n_samples} samples at {temperature:g} K"
                 with self._stage(f"sample_{temperature:g}K", label):
                     generator = BoltzmannGenerator.load(self.output / "model")
@@ -153,6 +155,15 @@ class _MainJob:
                     save_samples(samples, path)
             found.append(load_samples(path, self.system))
         return found[0], found[1]
+
+    def _is_of_model(self, path: Path) -> bool:
+        """Tell whether samples are there, and of the model that is there now."""
+        from openmm_bg.generator import model_hash
+
+        summary = path.with_suffix(".json")
+        if not summary.exists():
+            return False
+        return json.loads(summary.read_text())["record"]["model_hash"] == model_hash(self.output / "model")
 
     def exchange(self) -> ExchangeRecord:
         """Run the replica exchange with flow moves in openmmtools."""

@@ -32,8 +32,9 @@ def main() -> None:
     from openmm_bg import FlowMove
 
     molecule = AlanineDipeptideImplicit(constraints=None)
-    flow = FlowMove(arguments.model, n_proposals=16)
-    dynamics = LangevinDynamicsMove(timestep=1.0 * unit.femtoseconds, n_steps=100)
+    timestep = 0.5 * unit.femtoseconds
+    flow = FlowMove(arguments.model, n_proposals=16, reassign_velocities=True, timestep=timestep)
+    dynamics = LangevinDynamicsMove(timestep=timestep, n_steps=100)
     sampler = ParallelTemperingSampler(
         mcmc_moves=SequenceMove([flow, dynamics]), number_of_iterations=arguments.iterations
     )

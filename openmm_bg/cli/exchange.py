@@ -26,7 +26,7 @@ def exchange(
         int, typer.Option("--proposals", help="Flow proposals in an iteration, one batch.")
     ] = 16,
     n_steps: Annotated[int, typer.Option("--steps", help="Langevin steps in an iteration.")] = 100,
-    timestep: Annotated[float, typer.Option(help="Time step (ps).")] = 0.001,
+    timestep: Annotated[float, typer.Option(help="Time step (ps).")] = 0.0005,
     collision_rate: Annotated[float, typer.Option(help="Collision rate (1/ps).")] = 1.0,
     checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,
     platform: Annotated[

@@ -42,7 +42,7 @@ def run_parallel_tempering(
     n_iterations: int = 1000,
     n_proposals: int = 16,
     n_steps: int = 100,
-    timestep: Any = 0.001,
+    timestep: Any = 0.0005,
     collision_rate: float = 1.0,
     checkpoint_interval: int = 10,
     platform: str | None = None,
@@ -88,6 +88,10 @@ def run_parallel_tempering(
         "n_replicas": n_replicas,
         "n_proposals": n_proposals,
     }
+    marker = _creation_marker(path)
+    if marker.exists():  # killed before its first iteration: nothing to keep
+        for leftover in (path, path.with_name(f"{path.stem}_checkpoint{path.suffix}"), marker):
+            leftover.unlink(missing_ok=True)
     if path.exists():
         if _stored(path, model=model, **settings)[1] >= n_iterations:
             return read_exchange(path)
@@ -127,7 +131,7 @@ def create_sampler(
     n_replicas: int = 4,
     n_proposals: int = 16,
     n_steps: int = 100,
-    timestep: Any = 0.001,
+    timestep: Any = 0.0005,
     collision_rate: float = 1.0,
     checkpoint_interval: int = 10,
     platform: str | None = None,
@@ -169,7 +173,9 @@ def create_sampler(
         n_steps=int(n_steps),
     )
     sampler = ParallelTemperingSampler(
-        mcmc_moves=SequenceMove([FlowMove(path, n_proposals, reassign_velocities=True), dynamics]),
+        mcmc_moves=SequenceMove(
+            [FlowMove(path, n_proposals, reassign_velocities=True, timestep=step), dynamics]
+        ),
         number_of_iterations=1,
         online_analysis_interval=None,
     )
@@ -195,6 +201,8 @@ def create_sampler(
     reference = generator.system.positions
     first = reference if start is None else start_positions(generator, start)
     relaxed = relaxed_positions(generator.system, first, *chosen)
+    marker = _creation_marker(storage)
+    marker.touch()
     with contextlib.redirect_stdout(io.StringIO()):  # the list of papers to cite
         sampler.create(
             state,
@@ -205,6 +213,7 @@ def create_sampler(
             metadata={"openmm_bg": json.dumps(settings)},
         )
     prepare(sampler, settings, seed)
+    marker.unlink()
     return sampler
 
 
@@ -251,6 +260,7 @@ def _stored(
     temperatures = settings["temperatures"]
     pairs = {
         "model": (None if model is None else _resolve(model), settings["model"]),
+        "model_hash": (None if model is None else _current_hash(model), settings["model_hash"]),
         "temperature_min": (None if temperature_min is None else kelvin(temperature_min), temperatures[0]),
         "temperature_max": (None if temperature_max is None else kelvin(temperature_max), temperatures[-1]),
         "n_replicas": (n_replicas, len(temperatures)),
@@ -274,6 +284,17 @@ def _temperatures(lowest: Any, highest: Any, count: int) -> np.ndarray:
     temperatures = np.geomspace(lowest, highest, count)
     temperatures[[0, -1]] = lowest, highest
     return temperatures
+
+
+def _creation_marker(path: Path) -> Path:
+    """Return the file that exists while a run is being created."""
+    return path.with_name(f".{path.name}.creating")
+
+
+def _current_hash(model: Any) -> str:
+    from openmm_bg.mcmc import registry
+
+    return registry.current_hash(_resolve(model))
 
 
 def _resolve(model: Any) -> str:

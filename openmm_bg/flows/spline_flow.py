@@ -135,9 +135,10 @@ class SplineFlow(Flow):
     def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
         """Draw from the base with shape=(n, n_features), in the network's precision."""
         circular = self.coordinates.circular.cpu()
-        z = torch.randn(n, len(circular), generator=generator) * math.sqrt(ratio)
-        z[:, circular] = (torch.rand(n, int(circular.sum()), generator=generator) * 2.0 - 1.0) * math.pi
-        return z.to(self.dtype)
+        z = torch.randn(n, len(circular), generator=generator, dtype=self.dtype) * math.sqrt(ratio)
+        uniform = torch.rand(n, int(circular.sum()), generator=generator, dtype=self.dtype)
+        z[:, circular] = (2.0 * uniform - 1.0) * math.pi
+        return z
 
     def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """Return the base's log-density with shape=(batch,)."""

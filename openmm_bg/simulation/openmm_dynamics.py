@@ -50,6 +50,7 @@ class OpenMMDynamics:
         self._integrator = openmm.LangevinMiddleIntegrator(temperature, friction, timestep)
         self._integrator.setRandomNumberSeed(seed % (2**31 - 1) + 1)  # 0 would mean "any"
         self._context = openmm.Context(system, self._integrator, platform, properties)
+        self._seed = seed
         self.positions = np.array(positions, dtype=np.float64)
         self.velocities = np.zeros_like(self.positions)
         self.energy = np.zeros(len(positions))
@@ -94,7 +95,9 @@ class OpenMMDynamics:
         return {"positions": self.positions, "velocities": self.velocities}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, with random numbers that were not used before."""
+        self._integrator.setRandomNumberSeed((self._seed + 7919 * int(state["n_segments"])) % (2**31 - 1) + 1)
+        self._context.reinitialize(preserveState=True)
         self.positions, self.velocities = state["positions"].copy(), state["velocities"].copy()
 
 

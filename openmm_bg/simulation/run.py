@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import atomic_path, atomic_write_json, atomic_write_text, provenance
 from openmm_bg.simulation.langevin import LangevinDynamics
 from openmm_bg.simulation.openmm_dynamics import OpenMMDynamics
@@ -87,7 +88,7 @@ class _Run:
             with np.load(checkpoint) as stored:
                 state = dict(stored)
             self.n_evaluations = int(state.pop("n_evaluations"))
-            self.n_segments = int(state.pop("n_segments"))
+            self.n_segments = int(state["n_segments"])
             self.burned_in = True
             self.dynamics.restore(state)
             self._set_final_temperature()
@@ -107,8 +108,16 @@ class _Run:
         if settings.engine == "openmm":
             return OpenMMDynamics(system.system, start, masses, temperatures[0], seed=settings.seed, **common)
         from openmm_bg.potentials import TorchPotential
+        from openmm_bg.potentials.torch_potential import TranslationError
 
-        potential = TorchPotential.from_system(system, dtype=torch.float32, compile=settings.compile)
+        try:
+            potential = TorchPotential.from_system(system, dtype=torch.float32, compile=settings.compile)
+        except TranslationError:
+            raise
+        except InputError as error:
+            raise InputError(
+                f"{str(error).rstrip('.')}; for a simulation, the engine 'openmm' does."
+            ) from error
         generator = torch.Generator().manual_seed(settings.seed)
         if settings.ladder:
             return ParallelTempering(
@@ -185,6 +194,13 @@ class _Run:
 
         settings, system = self.settings, self.system
         trajectory = self.output / TRAJECTORY
+        if restarts := self.dynamics.n_restarts:
+            warnings.warn(
+                f"Walkers came to a non-finite energy {restarts} times and were put back to their last good "
+                "frame, which biases the data; use a shorter time step.",
+                ReliabilityWarning,
+                stacklevel=3,
+            )
         atomic_write_text(self.output / "system.xml", system.system_xml())
         atomic_write_text(self.output / "topology.pdb", system.topology_pdb())
         record = provenance(

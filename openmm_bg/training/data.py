@@ -73,4 +73,11 @@ def load_data(directory: str | Path) -> TrainingData:
         raise InputError(
             f"{directory / 'trajectory.h5'} has no potential energies; make it with openmm-bg simulate."
         )
+    if not np.isfinite(frames.potential_energy).all():
+        raise InputError(f"{directory / 'trajectory.h5'} contains NaN or infinite energies; simulate again.")
+    elements = [atom.element.symbol for atom in system.topology.atoms()]
+    if elements != [atom.element.symbol for atom in frames.topology.atoms]:
+        raise InputError(
+            f"{directory / 'trajectory.h5'} is of another molecule than {directory / 'topology.pdb'}."
+        )
     return TrainingData(system, frames.positions, frames.potential_energy, kelvin(temperature), record)

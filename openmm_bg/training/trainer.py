@@ -21,6 +21,7 @@ from openmm_bg.files import atomic_write_bytes, atomic_write_text, provenance
 from openmm_bg.flows.spline_flow import SplineFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
+from openmm_bg.potentials.torch_potential import TranslationError
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
 from openmm_bg.training.settings import TrainingSettings
@@ -72,6 +73,10 @@ class Trainer:
             raise InputError(
                 f"{output} holds a finished model; choose another output directory or remove it."
             )
+        if output.exists() and not (
+            output.is_dir() and ((output / CHECKPOINT).exists() or not any(output.iterdir()))
+        ):
+            raise InputError(f"{output} exists and holds other things; choose another output directory.")
         self.data, self.output, self.settings = data, output, settings
         self.identity = {
             "system_hash": data.system.system_hash,
@@ -98,6 +103,7 @@ class Trainer:
         cut = float(reduced.max()) + settings.energy_margin
         self._kl = ReverseKL(self._fast, data.temperature, cut)
         self.step, self.seconds, self.n_energy_evaluations = 0, 0.0, 0
+        self.n_skipped = 0
         self.log: list[dict[str, float]] = []
         self._best: dict[str, torch.Tensor] | None = None
         self._best_score, self._since_best = math.inf, 0
@@ -141,8 +147,10 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.max_gradient_norm)
-        if torch.isfinite(norm):  # a step with a non-finite gradient is left out
+        if torch.isfinite(norm):
             self._optimizer.step()
+        else:  # left out, and counted
+            self.n_skipped += 1
         decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for averaged, current in zip(self.average.parameters(), self.flow.parameters(), strict=True):
@@ -181,6 +189,7 @@ class Trainer:
                 "kl": kl,
                 "ess": statistics.effective_sample_size(log_weights) if finite.any() else 0.0,
                 "batch_ess": _mean(losses[:, 3]),
+                "skipped_steps": self.n_skipped,
                 "outside_domain": int((~finite).sum()),
             }
         )
@@ -208,6 +217,7 @@ class Trainer:
             "n_energy_evaluations": self.n_energy_evaluations,
             "best_score": self._best_score if math.isfinite(self._best_score) else None,
             "since_best": self._since_best,
+            "n_skipped": self.n_skipped,
             "log": self.log,
         }
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -251,7 +261,7 @@ class Trainer:
         self.step, self.seconds = header["step"], header["seconds"]
         self.n_energy_evaluations, self.log = header["n_energy_evaluations"], header["log"]
         self._best_score = math.inf if header["best_score"] is None else header["best_score"]
-        self._since_best = header["since_best"]
+        self._since_best, self.n_skipped = header["since_best"], header["n_skipped"]
 
     def finish(self) -> BoltzmannGenerator:
         """Save the best model and remove the checkpoint."""
@@ -272,7 +282,7 @@ class Trainer:
         )
         generator = BoltzmannGenerator(self.average, self._exact, system=self.data.system, record=record)
         self._write_log()
-        # The checkpoint goes first into the new directory with everything else, and is removed last.
+        # The checkpoint stays until the model is whole.
         generator.save(self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
         return generator
@@ -295,6 +305,8 @@ def _potentials(system: Any) -> tuple[Potential, Potential]:
     """Return a fast potential for gradients and an exact one for weights."""
     try:
         exact = TorchPotential.from_system(system)
+    except TranslationError:
+        raise  # a wrong translation is a defect, not a force that is not supported
     except InputError:  # a force that is not translated
         return OpenMMPotential(system, dtype=torch.float32), OpenMMPotential(system)
     return exact.to(dtype=torch.float32, compile=True), exact

@@ -106,7 +106,7 @@ def test_exploding_walkers_restart_from_their_last_good_frame():
 
 
 def test_parallel_tempering_has_the_exact_populations():
-    """Populations of the wells against numerical integration at every rung; exchange off gives other ones."""
+    """Populations of the wells against numerical integration at every rung; without exchange 300 K has others."""
     temperatures = [300.0, 500.0, 900.0]
     n_ladders = 128
     start = np.zeros((3 * n_ladders, 1, 3))
@@ -140,6 +140,24 @@ def test_parallel_tempering_has_the_exact_populations():
         assert abs(means.mean() - expected) < 3.5 * stderr
         assert stderr < 0.03
     assert (sampler.n_accepted / sampler.n_proposed > 0.2).all()
+    # Negative control: the same number of steps at 300 K alone does not reach equilibrium.
+    alone = LangevinDynamics(
+        DoubleWell(1),
+        start[:n_ladders],
+        np.array([12.0]),
+        300.0,
+        timestep=0.002,
+        friction=10.0,
+        generator=torch.Generator().manual_seed(3),
+        dtype=torch.float64,
+    )
+    means = np.zeros(n_ladders)
+    for _ in range(500):
+        alone.step(20)
+        means += (alone.positions[:, 0, 0] < 0).numpy() / 500
+    density = np.exp(-energy / thermal_energy(300.0))
+    expected = density[grid < 0].sum() / density.sum()
+    assert abs(means.mean() - expected) > 3.5 * means.std(ddof=1) / math.sqrt(n_ladders)
 
 
 def test_exchange_keeps_detailed_balance_of_a_pair():
