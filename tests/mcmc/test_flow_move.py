@@ -138,7 +138,7 @@ def test_a_copy_shares_the_model_and_counts_on_its_own(
     move = FlowMove(oscillator_model)
     duplicate = copy.deepcopy(move)
     assert duplicate.generator is move.generator
-    assert {type(value) for value in vars(duplicate).values()} <= {str, int, bool}
+    assert {type(value) for value in vars(duplicate).values()} <= {str, int, bool, type(None)}
     duplicate.apply(state, sampler_state([[0, 0, 0]]))
     assert duplicate.n_proposed == 16
     assert move.n_proposed == 0
