@@ -19,6 +19,7 @@ from openmm_bg.trajectories import Frames, check_frames, existing_file, read_tra
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
 
+_APPLICATION = "weighted samples of openmm_bg"
 _COLUMNS = ("log_q", "reduced_energy", "log_weight", "potential_energy")
 
 
@@ -65,6 +66,7 @@ def save_samples(samples: Samples, path: str | Path) -> dict[str, Any]:
         names = [stack.enter_context(atomic_path(path.with_suffix(s))) for s in (".json", ".csv", ".h5")]
         with mdtraj.formats.HDF5TrajectoryFile(str(names[2]), "w") as file:
             file.topology = trajectory.topology
+            file.application = _APPLICATION  # so that they are never taken for an unweighted trajectory
             file.write(
                 trajectory.xyz,
                 potentialEnergy=samples.energies[frames].astype(np.float32),
@@ -129,7 +131,7 @@ def read_frames(
         InputError: If a file is missing or cannot be used.
     """
     path = existing_file(path)
-    if path.suffix == ".h5" and path.with_suffix(".json").is_file():
+    if path.suffix == ".h5" and _are_samples(path):
         frames = read_trajectory(path)
         samples = load_samples(path)
         inside = slice(0, len(frames))  # draws outside have no configuration; weights are relative anyway
@@ -166,6 +168,16 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
     return Frames(
         path, positions, molecule, run.potential_energy[:, state], temperature=float(run.temperatures[state])
     )
+
+
+def _are_samples(path: Path) -> bool:
+    import mdtraj
+
+    try:
+        with mdtraj.formats.HDF5TrajectoryFile(str(path)) as file:
+            return file.application == _APPLICATION
+    except Exception as error:  # the reader raises many kinds
+        raise InputError(f"{path} cannot be read as an HDF5 trajectory; it may be truncated.") from error
 
 
 def _is_exchange(path: Path) -> bool:

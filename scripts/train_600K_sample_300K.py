@@ -52,7 +52,7 @@ def main() -> int:
             f"{summary['acceptance_300K']:.1%}",
             "of the flow's proposals in the replica exchange",
         ),
-        ("energy evaluations", f"{summary['n_energy_evaluations']:.3g}", "everything counted"),
+        ("energy evaluations", f"{summary['n_energy_evaluations']:.3g}", "by all stages"),
         ("wall time", f"{summary['wall_seconds_total'] / 60:.1f} min", "all stages"),
     ]
     print_summary(rows, title="Trained at 600 K, sampled at 300 K")

@@ -119,3 +119,7 @@ def test_incomplete_samples_are_refused(samples, tmp_path):
     csv.unlink()
     with pytest.raises(InputError, match="lost its weights"):
         io.read_frames(path)
+    csv.write_text(good_csv)
+    summary.unlink()  # never taken for an unweighted trajectory
+    with pytest.raises(InputError, match="lost its weights"):
+        io.read_frames(path)
