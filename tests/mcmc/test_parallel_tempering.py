@@ -15,7 +15,13 @@ from openmm import unit
 
 from openmm_bg import systems
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.exchange import ExchangeRecord, read_exchange, resume_sampler, run_parallel_tempering
+from openmm_bg.exchange import (
+    ExchangeRecord,
+    parallel_tempering,
+    read_exchange,
+    resume_sampler,
+    run_parallel_tempering,
+)
 from openmm_bg.mcmc import registry
 
 SETTINGS = {
@@ -207,6 +213,23 @@ def test_bad_files_are_refused(model: Path, oscillator_model: Path, tmp_path: Pa
         run_parallel_tempering(model, tmp_path / "text.nc")
     with pytest.raises(InputError, match=r"other\.nc holds no parallel tempering run"):
         run_parallel_tempering(model, tmp_path / "other.nc")
+
+
+def test_a_run_that_was_killed_while_it_was_created_starts_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    storage = tmp_path / "a.nc"
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel_tempering, "prepare", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_parallel_tempering(model, storage, n_iterations=1, **SETTINGS)
+    assert storage.exists()
+    storage.write_bytes(b"half a file")
+    assert run_parallel_tempering(model, storage, n_iterations=1, **SETTINGS).n_iterations == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "a_checkpoint.nc"]
 
 
 def test_another_run_is_not_continued(

@@ -11,7 +11,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.training import load_data
 
@@ -37,6 +37,12 @@ def test_trajectory_and_record(alanine, tmp_path, reference_energies_and_forces)
         "topology.pdb",
         "trajectory.h5",
     ]
+
+
+def test_walkers_that_explode_are_reported(alanine, tmp_path):
+    settings = SimulationSettings(**{**SMALL, "burn_in": 0}, timestep=0.5)
+    with pytest.warns(ReliabilityWarning, match="use a shorter time step"):
+        simulate(alanine, tmp_path / "data", settings)
 
 
 def test_same_seed_same_trajectory(alanine, tmp_path):
