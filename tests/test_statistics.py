@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -86,15 +84,12 @@ def test_pareto_k_of_degenerate_weights():
 
 
 def test_pareto_k_equals_arviz():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        arviz = pytest.importorskip("arviz")
+    """Values of ``arviz.psislw`` (arviz 0.23.4) on the same numbers; it is too large a library to depend on."""
+    expected = iter([0.130844, 0.361279, 0.424937, 0.42528, 1.393607, 0.565952, 0.148712, 2.070984, 0.562715])
     rng = np.random.default_rng(6)
     for n in (50, 1000, 20_000):
         for log_weights in (rng.normal(size=n), 2 * rng.standard_t(5, size=n), 0.7 * rng.exponential(size=n)):
-            with np.errstate(over="ignore"):
-                _, expected = arviz.psislw(log_weights.copy())
-            assert statistics.pareto_k(log_weights) == pytest.approx(float(expected), abs=1e-6)
+            assert statistics.pareto_k(log_weights) == pytest.approx(next(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class OpenMMPotential(Potential):
 
     A pool of Contexts evaluates a batch, each in its own thread on one chunk of it: OpenMM releases
     Python's global lock in ``getState``, where nearly all the time goes. Which platform, and whether a
-    second Context helps, depends on the forces and on the machine (alanine dipeptide in OBC1 on two busy
+    second Context helps, depends on the forces and on the machine (alanine dipeptide in OBC1 on two
     cores: Reference 600 to 700 configurations a second with one Context, 500 to 650 with two, as with two
     processes; CPU 1,000 to 5,600). So the candidates are timed on the first batch, for a tenth of a second
     each; `choice` has the result. These trials do not count as evaluations.
