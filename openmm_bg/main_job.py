@@ -44,9 +44,7 @@ class MainJobSettings:
 
     system: str = "alanine_dipeptide"
     simulation: SimulationSettings = field(
-        default_factory=lambda: SimulationSettings(
-            temperature=600.0, n_frames=204_800, interval=30, burn_in=10_000, hot_start=1200.0
-        )
+        default_factory=lambda: SimulationSettings(temperature=600.0, n_frames=204_800, hot_start=1200.0)
     )
     training: TrainingSettings = field(default_factory=TrainingSettings)
     target_temperature: float = 300.0

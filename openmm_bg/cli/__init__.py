@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from openmm_bg.cli.simulate import simulate
 from openmm_bg.cli.systems import systems
 from openmm_bg.cli.train import train
 from openmm_bg.errors import InputError, ReliabilityWarning
+
+# Read by torch when a command imports it. For molecules of this size one thread is as fast as several, and
+# leaves the other cores alone; whoever sets the variable decides.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Of typer's errors about the command line; typer gives only the most special one a public name.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
