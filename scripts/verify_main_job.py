@@ -147,16 +147,15 @@ def move_figures(job: Path) -> list[dict]:
 def clone_figures(clone: Path) -> list[dict]:
     """Run the two commands in a fresh clone, installation apart."""
     record = clone / "timings.json"
-    if not record.exists():
-        if not clone.exists():
-            subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        seconds = {}
-        for target in ("install", "demo", "test"):
+    if not clone.exists():
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    seconds = json.loads(record.read_text()) if record.exists() else {}
+    for target in ("install", "demo", "test"):
+        if target not in seconds:
             start = time.perf_counter()
             subprocess.run(["make", target], cwd=clone, check=True)
             seconds[target] = round(time.perf_counter() - start, 1)
-        record.write_text(json.dumps(seconds))
-    seconds = json.loads(record.read_text())
+            record.write_text(json.dumps(seconds))
     return [
         entry(
             "make demo in a fresh clone, after the downloads (s)",
