@@ -144,10 +144,17 @@ def test_script_is_the_command(data, tmp_path):
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_continues(tmp_path):
     output = tmp_path / "data"
-    arguments = [*SIMULATE, "--interval", "1", "--frames", "200000", "--walkers", "200", "-o", str(output)]
+    arguments = [*SIMULATE, "--interval", "1", "--frames", "60000", "--walkers", "200", "-o", str(output)]
     command = [sys.executable, "-m", "openmm_bg.cli", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    # Background jobs of a shell inherit an ignored SIGINT; a person's command does not.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (output / "in_progress" / "segment_000000.npz").exists():
         assert process.poll() is None, process.stderr.read()
@@ -160,10 +167,10 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(tmp_path):
     assert not (output / "trajectory.h5").exists()
     assert not [name for name in snapshot(output) if "partial" in name]
     finished = {name: p for name, p in snapshot(output).items() if "segment" in name}
-    assert 0 < len(finished) < 20
+    assert 0 < len(finished) < 6
     assert cli.run(arguments) == 0
     trajectory = mdtraj.load(str(output / "trajectory.h5"))
-    assert trajectory.n_frames == 200000
+    assert trajectory.n_frames == 60000
     with np.load(io.BytesIO(finished["in_progress/segment_000000.npz"])) as segment:
         np.testing.assert_array_equal(trajectory.xyz[:10000], segment["positions"].reshape(-1, 22, 3))
 
