@@ -131,6 +131,7 @@ class BoltzmannGenerator:
                 "seed": seed,
                 "batch_size": batch_size,
                 "model_hash": self._model_hash,
+                "energies_from": self.potential.description,
             },
         )
 

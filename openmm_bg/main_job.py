@@ -218,6 +218,11 @@ class _MainJob:
             "n_samples": len(cold),
             "n_energy_evaluations": sum(evaluations.values()),
             "n_energy_evaluations_by_stage": evaluations,
+            "energies_from": {
+                "simulation": data["energies_from"],
+                "training": model["training"]["energies_from"],
+                "sampling": hot.record["energies_from"],
+            },
             "training_frames": data["n_frames"],
             f"p_phi_positive_{t_cold}": {label: phi[label]["value"] for label in labels},
             f"p_phi_positive_{t_cold}_stderr": {label: phi[label]["stderr"] for label in labels},

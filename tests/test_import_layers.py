@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # The layer of each module or package of openmm_bg. A new one has to be put into its place here.
 LAYERS = {
-    **dict.fromkeys(["errors", "units", "files", "tensors", "statistics", "systems"], 0),
+    **dict.fromkeys(["errors", "units", "files", "tensors", "threads", "statistics", "systems"], 0),
     **dict.fromkeys(["geometry", "potentials"], 1),
     **dict.fromkeys(["transforms", "flows"], 2),
     **dict.fromkeys(["samples", "trajectories", "generator", "training", "simulation"], 3),

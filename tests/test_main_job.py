@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from openmm_bg.errors import InputError
 from openmm_bg.main_job import MainJobSettings, run_main_job
@@ -11,12 +10,6 @@ from openmm_bg.simulation import SimulationSettings
 from openmm_bg.training import TrainingSettings
 
 
-@pytest.fixture
-def _without_compilation(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
-
-
-@pytest.mark.usefixtures("_without_compilation")
 @pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
 def test_main_job(tmp_path):
     settings = MainJobSettings(

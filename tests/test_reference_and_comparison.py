@@ -50,7 +50,7 @@ def test_reference_of_alanine_dipeptide(alanine):
 
 def test_make_reference_keeps_angles_and_energies(alanine, tmp_path):
     settings = SimulationSettings(
-        temperature=300.0, ladder=(400.0,), n_walkers=4, n_frames=160, interval=2, burn_in=10, compile=False
+        temperature=300.0, ladder=(400.0,), n_walkers=4, n_frames=160, interval=2, burn_in=10
     )
     simulate(alanine, tmp_path / "data", settings)
     path = make_reference(tmp_path / "data", tmp_path, discard=0.1, thin=4)

@@ -20,10 +20,13 @@ from openmm_bg.cli.simulate import simulate
 from openmm_bg.cli.systems import systems
 from openmm_bg.cli.train import train
 from openmm_bg.errors import InputError, ReliabilityWarning
+from openmm_bg.threads import available_cores
 
-# Read by torch when a command imports it. For molecules of this size one thread is as fast as several, and
-# leaves the other cores alone; whoever sets the variable decides.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Read by torch when a command imports it. For tensors of this size one thread is as fast as several; the
+# potential gains by several. Whoever sets the variables decides.
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("OPENMM_BG_THREADS", str(available_cores()))
 
 # Of typer's errors about the command line; typer gives only the most special one a public name.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]

@@ -45,7 +45,9 @@ def simulate(
     engine: Annotated[
         str, typer.Option(help="torch: all walkers at once; openmm: one after the other.")
     ] = "torch",
-    compile: Annotated[bool, typer.Option(help="Fuse the batched potential with torch.compile.")] = True,
+    mode: Annotated[
+        str, typer.Option(help="How the batched potential is evaluated: auto, fused, compiled or eager.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:

@@ -30,6 +30,11 @@ class Potential(ABC):
         self.n_evaluations = 0
         self.n_nonfinite = 0
 
+    @property
+    def description(self) -> str:
+        """How the energies are computed, in a few words for a record."""
+        return type(self).__name__
+
     @abstractmethod
     def _evaluate(
         self, positions: torch.Tensor, with_forces: bool

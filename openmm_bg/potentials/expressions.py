@@ -1,22 +1,20 @@
-"""OpenMM's algebraic expressions, parsed into straight-line programs and run on tensors.
+"""OpenMM's algebraic expressions, parsed into straight-line programs.
 
 The grammar is that of Lepton, the parser inside OpenMM: ``+ - * / ^``, unary minus, functions, and
-definitions after semicolons (``E=a*x; a=2``). Text is never evaluated; an expression becomes a list of
-steps in which equal subexpressions are computed once.
+definitions after semicolons (``E=a*x; a=2``). Text is never evaluated; an expression becomes a `Program`.
 
 Source: OpenMM user guide, "Writing custom expressions".
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-import torch
+from collections.abc import Mapping
 
 from openmm_bg.errors import InputError
+from openmm_bg.potentials.functions import FUNCTIONS, REWRITTEN, Value
+from openmm_bg.potentials.programs import Program
+from openmm_bg.potentials.tables import Table
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<symbol>[-+*/^(),]))"
@@ -28,105 +26,6 @@ _OPERATORS = {"+": (0, False, "add"), "-": (0, False, "subtract"), "*": (1, Fals
 }
 _NEGATION_PRECEDENCE = 2  # -x^2 is -(x^2), and -x*y is (-x)*y
 
-Value = torch.Tensor | float
-
-
-def _unary(on_tensor: Callable, on_float: Callable[[float], float]) -> Callable[[Value], Value]:
-    def function(x: Value) -> Value:
-        return on_tensor(x) if isinstance(x, torch.Tensor) else on_float(x)
-
-    return function
-
-
-def _tensors(*values: Value) -> list[torch.Tensor]:
-    like = next(value for value in values if isinstance(value, torch.Tensor))
-    return [value if isinstance(value, torch.Tensor) else like.new_tensor(value) for value in values]
-
-
-def _binary(
-    on_tensor: Callable, on_float: Callable[[float, float], float]
-) -> Callable[[Value, Value], Value]:
-    def function(x: Value, y: Value) -> Value:
-        if isinstance(x, torch.Tensor) or isinstance(y, torch.Tensor):
-            return on_tensor(*_tensors(x, y))
-        return on_float(x, y)
-
-    return function
-
-
-def _power(x: Value, y: Value) -> Value:
-    if isinstance(y, float) and y.is_integer() and 0 < abs(y) <= 32:
-        result, square, n = None, x, int(abs(y))
-        while n:  # repeated squaring: faster than pow, and its derivative is exact at zero
-            if n & 1:
-                result = square if result is None else result * square
-            n >>= 1
-            square = square * square if n else square
-        return result if y > 0 else 1.0 / result
-    return x**y
-
-
-def _select(condition: Value, yes: Value, no: Value) -> Value:
-    if not isinstance(condition, torch.Tensor):
-        return yes if condition != 0 else no
-    condition, yes, no = _tensors(condition, yes, no)
-    return torch.where(condition != 0, yes, no)
-
-
-def _reciprocal(function: Callable[[Value], Value]) -> Callable[[Value], Value]:
-    return lambda x: 1.0 / function(x)
-
-
-_SIN, _COS, _TAN = _unary(torch.sin, math.sin), _unary(torch.cos, math.cos), _unary(torch.tan, math.tan)
-
-FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
-    "add": (2, lambda x, y: x + y),
-    "subtract": (2, lambda x, y: x - y),
-    "multiply": (2, lambda x, y: x * y),
-    "divide": (2, lambda x, y: x / y),
-    "power": (2, _power),
-    "negate": (1, lambda x: -x),
-    "sqrt": (1, _unary(torch.sqrt, math.sqrt)),
-    "exp": (1, _unary(torch.exp, math.exp)),
-    "log": (1, _unary(torch.log, math.log)),
-    "sin": (1, _SIN),
-    "cos": (1, _COS),
-    "tan": (1, _TAN),
-    "sec": (1, _reciprocal(_COS)),
-    "csc": (1, _reciprocal(_SIN)),
-    "cot": (1, _reciprocal(_TAN)),
-    "asin": (1, _unary(torch.asin, math.asin)),
-    "acos": (1, _unary(torch.acos, math.acos)),
-    "atan": (1, _unary(torch.atan, math.atan)),
-    "atan2": (2, _binary(torch.atan2, math.atan2)),
-    "sinh": (1, _unary(torch.sinh, math.sinh)),
-    "cosh": (1, _unary(torch.cosh, math.cosh)),
-    "tanh": (1, _unary(torch.tanh, math.tanh)),
-    "erf": (1, _unary(torch.erf, math.erf)),
-    "erfc": (1, _unary(torch.erfc, math.erfc)),
-    "min": (2, _binary(torch.minimum, min)),
-    "max": (2, _binary(torch.maximum, max)),
-    "abs": (1, _unary(torch.abs, abs)),
-    "floor": (1, _unary(torch.floor, lambda x: float(math.floor(x)))),
-    "ceil": (1, _unary(torch.ceil, lambda x: float(math.ceil(x)))),
-    "step": (1, _unary(lambda x: (x >= 0).to(x.dtype), lambda x: float(x >= 0))),
-    "delta": (1, _unary(lambda x: (x == 0).to(x.dtype), lambda x: float(x == 0))),
-    "square": (1, lambda x: x * x),
-    "cube": (1, lambda x: x * x * x),
-    "recip": (1, lambda x: 1.0 / x),
-    "select": (3, _select),
-}
-_OPERATOR_NAMES = {"add", "subtract", "multiply", "divide", "power", "negate"}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a program: a number, a variable, or a function of the results of earlier steps."""
-
-    kind: str
-    value: float | str
-    arguments: tuple[int, ...] = ()
-
 
 class Expression:
     """A parsed expression.
@@ -134,17 +33,33 @@ class Expression:
     Args:
         text: The expression, with definitions after semicolons if any.
         constants: Values of variables that never change, e.g. a force's global parameters.
+        tables: Tabulated functions, called by their names.
+        geometry: Whether it may call ``distance(p1,p2)``, ``angle(p1,p2,p3)`` and ``dihedral(p1,p2,p3,p4)``,
+            which become variables of these names, and ``pointdistance`` of six coordinates, ``pointangle`` of
+            nine and ``pointdihedral`` of twelve.
+
+    Attributes:
+        program: The expression as a program of one output.
+        variables: The names of the variables that it depends on.
 
     Raises:
         InputError: If the text is not a valid expression, or calls an unknown function.
     """
 
-    def __init__(self, text: str, constants: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        constants: Mapping[str, float] | None = None,
+        tables: Mapping[str, Table] | None = None,
+        geometry: bool = False,
+    ) -> None:
         self.text = text
-        self.constants = dict(constants or {})
-        self._steps: list[Step] = []
-        self._index: dict[Step, int] = {}
+        program = Program(tables)
         definitions: dict[str, int] = {}
+
+        def parse(part: str) -> int:
+            return _Parser(program, part, definitions, constants or {}, geometry).parse()
+
         parts = [part for part in text.split(";") if part.strip()]
         if not parts:
             raise InputError(f"The expression {text!r} is empty.")
@@ -153,21 +68,10 @@ class Expression:
             name, equals, body = part.partition("=")
             if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
                 raise InputError(f"The part {part.strip()!r} of {text!r} is not a definition like 'a=2*x'.")
-            definitions[name.strip()] = _Parser(self, body, definitions).parse()
-        self._root = _Parser(self, parts[0], definitions).parse()
-        self._steps, self._root = _without_unused(self._steps, self._root)
-        self.variables = frozenset(str(step.value) for step in self._steps if step.kind == "variable")
-
-    def _add(self, step: Step) -> int:
-        arguments = [self._steps[k] for k in step.arguments]
-        if step.kind == "call" and all(argument.kind == "number" for argument in arguments):
-            # As tensors, so that 1/0 is infinite and log(-1) NaN, as in OpenMM, and no exception.
-            numbers = (torch.tensor(argument.value, dtype=torch.float64) for argument in arguments)
-            step = Step("number", float(FUNCTIONS[str(step.value)][1](*numbers)))
-        if step not in self._index:
-            self._index[step] = len(self._steps)
-            self._steps.append(step)
-        return self._index[step]
+            definitions[name.strip()] = parse(body)
+        root = parse(parts[0])
+        self.program = program.pruned([root])
+        self.variables = self.program.variables
 
     def __call__(self, variables: Mapping[str, Value]) -> Value:
         """Evaluate the expression.
@@ -178,43 +82,27 @@ class Expression:
         Raises:
             InputError: If a variable has no value.
         """
-        if missing := self.variables - variables.keys():
-            raise InputError(f"The expression {self.text!r} uses {sorted(missing)}, which has no value here.")
-        results: list[Value] = []
-        for step in self._steps:
-            if step.kind == "number":
-                results.append(step.value)
-            elif step.kind == "variable":
-                value = variables[str(step.value)]
-                results.append(
-                    value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
-                )
-            else:
-                _, function = FUNCTIONS[str(step.value)]
-                results.append(function(*(results[k] for k in step.arguments)))
-        return results[self._root]
+        return self.program(variables)[0]
 
 
-def _without_unused(steps: list[Step], root: int) -> tuple[list[Step], int]:
-    needed, stack = set(), [root]
-    while stack:
-        k = stack.pop()
-        if k not in needed:
-            needed.add(k)
-            stack.extend(steps[k].arguments)
-    order = {old: new for new, old in enumerate(sorted(needed))}
-    kept = [
-        Step(steps[old].kind, steps[old].value, tuple(order[k] for k in steps[old].arguments))
-        for old in sorted(needed)
-    ]
-    return kept, order[root]
+_OPERATOR_NAMES = {"add", "subtract", "multiply", "divide", "power", "negate"}
+ARITIES = {name: function.arity for name, function in FUNCTIONS.items()} | REWRITTEN
+"""The functions that an expression may call, and the operators, with their numbers of arguments."""
 
 
 class _Parser:
     """Precedence climbing over the tokens of one semicolon-free part."""
 
-    def __init__(self, expression: Expression, text: str, definitions: Mapping[str, int]) -> None:
-        self._expression, self._text, self._definitions = expression, text, definitions
+    def __init__(
+        self,
+        program: Program,
+        text: str,
+        definitions: Mapping[str, int],
+        constants: Mapping[str, float],
+        geometry: bool,
+    ) -> None:
+        self._program, self._text, self._geometry = program, text, geometry
+        self._definitions, self._constants = definitions, constants
         self._tokens: list[tuple[str, str]] = []
         position, text = 0, text.rstrip()
         while position < len(text):
@@ -251,7 +139,7 @@ class _Parser:
         return token
 
     def _call(self, name: str, *arguments: int) -> int:
-        return self._expression._add(Step("call", name, arguments))
+        return self._program.call(name, *arguments)
 
     def _parse_above(self, precedence: int) -> int:
         left = self._parse_operand()
@@ -269,23 +157,92 @@ class _Parser:
             self._next(")")
             return inner
         if kind == "number":
-            return self._expression._add(Step("number", float(token)))
+            return self._program.number(float(token))
         if kind != "name":
             self._fail(f"has an unexpected {token!r}")
         if self._token != "(":
             if token in self._definitions:
                 return self._definitions[token]
-            if token in self._expression.constants:
-                return self._expression._add(Step("number", float(self._expression.constants[token])))
-            return self._expression._add(Step("variable", token))
-        if token not in FUNCTIONS or token in _OPERATOR_NAMES:
+            if token in self._constants:
+                return self._program.number(self._constants[token])
+            return self._program.variable(token)
+        if self._geometry and token in OF_PARTICLES:
+            return self._parse_particles(token)
+        table = self._program.tables.get(token)
+        if self._geometry and table is None and token in OF_POINTS:
+            arity, function = 3 * OF_POINTS[token][0], OF_POINTS[token][1]
+            arguments = self._parse_arguments(token, arity)
+            return function(self._program, *(arguments[k : k + 3] for k in range(0, arity, 3)))
+        if table is None and (token not in ARITIES or token in _OPERATOR_NAMES):
             self._fail(f"calls an unknown function {token!r}")
+        arguments = self._parse_arguments(token, ARITIES[token] if table is None else len(table.continuous))
+        return self._call(token, *arguments) if table is None else self._program.lookup(token, arguments)
+
+    def _parse_arguments(self, name: str, arity: int) -> list[int]:
         self._next("(")
         arguments = [self._parse_above(0)]
         while self._token == ",":
             self._next()
             arguments.append(self._parse_above(0))
         self._next(")")
-        if len(arguments) != FUNCTIONS[token][0]:
-            self._fail(f"gives {len(arguments)} arguments to {token!r}, which takes {FUNCTIONS[token][0]}")
-        return self._call(token, *arguments)
+        if len(arguments) != arity:
+            self._fail(f"gives {len(arguments)} arguments to {name!r}, which takes {arity}")
+        return arguments
+
+    def _parse_particles(self, name: str) -> int:
+        """Parse ``(p1,p2)`` into one variable, so that equal ones are the same."""
+        self._next("(")
+        particles = [self._next()]
+        while self._token == ",":
+            self._next()
+            particles.append(self._next())
+        self._next(")")
+        if len(particles) != OF_PARTICLES[name] or not all(re.fullmatch(r"p[1-9]\d*", p) for p in particles):
+            self._fail(f"gives {name!r} something else than {OF_PARTICLES[name]} particles like p1")
+        return self._program.variable(f"{name}({','.join(particles)})")
+
+
+def _minus(p: Program, a: list[int], b: list[int]) -> list[int]:
+    return [p.call("subtract", u, v) for u, v in zip(a, b, strict=True)]
+
+
+def _dot(p: Program, a: list[int], b: list[int]) -> int:
+    x, y, z = (p.call("multiply", u, v) for u, v in zip(a, b, strict=True))
+    return p.call("add", p.call("add", x, y), z)
+
+
+def _cross(p: Program, a: list[int], b: list[int]) -> list[int]:
+    return [
+        p.call("subtract", p.call("multiply", a[i], b[j]), p.call("multiply", a[j], b[i]))
+        for i, j in ((1, 2), (2, 0), (0, 1))
+    ]
+
+
+def _norm(p: Program, a: list[int]) -> int:
+    return p.call("sqrt", _dot(p, a, a))
+
+
+def _point_distance(p: Program, a: list[int], b: list[int]) -> int:
+    return _norm(p, _minus(p, a, b))
+
+
+def _point_angle(p: Program, a: list[int], b: list[int], c: list[int]) -> int:
+    u, v = _minus(p, a, b), _minus(p, c, b)
+    return p.call("atan2", _norm(p, _cross(p, u, v)), _dot(p, u, v))
+
+
+def _point_dihedral(p: Program, a: list[int], b: list[int], c: list[int], d: list[int]) -> int:
+    ab, cb, cd = _minus(p, a, b), _minus(p, c, b), _minus(p, c, d)
+    m, n = _cross(p, ab, cb), _cross(p, cb, cd)
+    return p.call("atan2", p.call("multiply", _dot(p, ab, n), _norm(p, cb)), _dot(p, m, n))
+
+
+OF_PARTICLES = {"distance": 2, "angle": 3, "dihedral": 4}
+"""Functions of particles, with how many they take."""
+
+OF_POINTS = {
+    "pointdistance": (2, _point_distance),
+    "pointangle": (3, _point_angle),
+    "pointdihedral": (4, _point_dihedral),
+}
+"""Functions of points, with how many they take and what they become."""

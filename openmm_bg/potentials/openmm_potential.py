@@ -120,6 +120,15 @@ class OpenMMPotential(Potential):
         """The OpenMM platform in use; None before the first evaluation."""
         return self._choice[0].platform if self._choice else None
 
+    @property
+    def description(self) -> str:
+        """How the energies are computed, in a few words for a record."""
+        if not self._choice:
+            return "OpenMM"
+        choice = self._choice[0]
+        properties = "".join(f", {key} {value}" for key, value in choice.properties.items())
+        return f"OpenMM, {choice.platform} platform{properties}, {choice.n_contexts} at a time"
+
     def close(self) -> None:
         """Free the Contexts and stop the threads."""
         self._leave_to_parent()

@@ -1,77 +1,119 @@
-"""An OpenMM system's energy function as batched tensor code, without OpenMM at run time."""
+"""An OpenMM system's energy function as batched code, without OpenMM at run time."""
 
 from __future__ import annotations
 
 import json
+import threading
 import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.potentials.base import Potential
-from openmm_bg.potentials.terms import TERMS, Pairs, Term
+from openmm_bg.potentials.tables import read_table
+from openmm_bg.potentials.tensor_engine import TensorEngine
+from openmm_bg.potentials.terms import TERMS, Term
+from openmm_bg.threads import potential_threads
 
 if TYPE_CHECKING:
     import openmm
 
-_FORMAT = 1
-# Pairs times configurations of one chunk: their intermediate results stay in a CPU's cache.
-_CHUNK_ELEMENTS = 2**17
+    from openmm_bg.potentials.fused.engine import FusedEngine
+
+_FORMAT = 2
+MODES = ("auto", "fused", "compiled", "eager")
+# [MiB] On a CPU, intermediate results that stay in its cache; on a GPU, enough of them to fill it.
+_MEMORY = {"cpu": 32.0, "cuda": 2048.0}
+_CHECKED_CONFIGURATIONS = 4
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
 class TorchPotential(Potential):
     """A translated energy function; build it with `from_system` or `load`.
 
-    Energies and forces of a batch are computed together, in chunks whose intermediate results fit
-    in the processor's cache. Results do not depend on the batch size beyond rounding.
+    There are three ways to evaluate it, which differ in speed and, by rounding, in nothing else. ``"fused"``:
+    machine code for this very system, with analytic forces, written through LLVM at first use (CPU only, and
+    by far the fastest there). ``"eager"``: tensor operations, in chunks whose intermediate results fit in the
+    processor's cache. ``"compiled"``: the same, fused by ``torch.compile``, which takes some ten seconds at first
+    use and needs a C++ compiler (CPU) or Triton (GPU). ``"auto"`` is "fused" on the CPU and "compiled"
+    elsewhere. Where a way is not available, a warning says so and "eager" takes its place.
+
+    Results do not depend on the batch size beyond rounding. Threads evaluate different configurations, so that
+    results do not depend on their number at all in the fused mode.
 
     Args:
         n_atoms: The number of atoms.
         terms: The energy terms.
         dtype: Precision of the arithmetic; results have it, whatever the positions' dtype.
         device: Where to compute; results are returned on the positions' device.
-        compile: Fuse the code with ``torch.compile``: several times faster, after some ten seconds of
-            compilation at first use. Needs a C++ compiler (CPU) or Triton (GPU); without one, a warning
-            says so and the code runs as it is.
+        mode: One of `MODES`.
+        threads: Threads of the fused mode; if not given, ``OPENMM_BG_THREADS`` in the environment says how
+            many, or else it takes as many as torch.
+        memory: Bound [MiB] of the intermediate results of the tensor modes; by default 32 on a CPU, and 2048 on
+            a GPU. The fused mode needs a few MiB, whatever the batch.
+
+    Attributes:
+        dtype: As given.
+        device: As given.
+        threads: As given.
+
+    Raises:
+        InputError: If there is no such mode, or it is not for this device or precision.
     """
 
     def __init__(
         self,
         n_atoms: int,
-        terms: list[Term],
+        terms: Sequence[Term],
         *,
         dtype: torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
-        compile: bool = False,
+        mode: str = "auto",
+        threads: int | None = None,
+        memory: float | None = None,
     ) -> None:
         super().__init__(n_atoms)
         self.dtype, self.device = dtype, torch.device(device)
-        self._module = _Energy(n_atoms, terms).to(device=self.device, dtype=dtype)
-        self._compiled = torch.compile(self._module, dynamic=False) if compile else None
-        n_pairs = max(1, n_atoms * (n_atoms - 1) // 2)
-        chunk = max(1, _CHUNK_ELEMENTS // n_pairs)
-        self.chunk_size = 1 << (min(chunk, 4096).bit_length() - 1)
-        self.compiled = compile
+        self._requested = (mode, memory)
+        if dtype not in _TOLERANCE:
+            raise InputError(f"dtype must be torch.float64 or torch.float32, not {dtype}.")
+        if mode not in MODES:
+            raise InputError(f"There is no mode {mode!r}; the modes are {', '.join(MODES)}.")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}.")
+        if memory is not None and not memory > 0:
+            raise InputError(f"memory must be positive, not {memory}.")
+        on_cpu = self.device.type == "cpu"
+        if mode == "fused" and not on_cpu:
+            raise InputError(f"The mode 'fused' is for the CPU, not for {self.device}; use 'compiled'.")
+        if mode == "auto":
+            mode = "fused" if on_cpu else "compiled"
+        self.threads = threads
+        self._tensors = TensorEngine(
+            n_atoms,
+            terms,
+            dtype=dtype,
+            device=self.device,
+            compiled=mode == "compiled",
+            memory=memory or _MEMORY.get(self.device.type, _MEMORY["cuda"]),
+        )
+        self._fused: FusedEngine | None = None
+        self._lock = threading.Lock()
+        self._use_fused = mode == "fused"
+        if self._use_fused and find_spec("llvmlite") is None:
+            self._give_up_fusing("llvmlite is not installed")
 
     @classmethod
-    def from_system(
-        cls,
-        system: openmm.System | Any,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: str | torch.device = "cpu",
-        compile: bool = False,
-    ) -> TorchPotential:
+    def from_system(cls, system: openmm.System | Any, **options: Any) -> TorchPotential:
         """Translate an OpenMM system, and check the translation against OpenMM's Reference platform.
 
         Args:
             system: An ``openmm.System`` or a `MolecularSystem`.
-            dtype: Precision of the arithmetic.
-            device: Where to compute.
-            compile: Fuse the code with ``torch.compile``.
+            options: ``dtype``, ``device``, ``mode``, ``threads`` and ``memory``, as of the class.
 
         Raises:
             InputError: If the system has a force that is not supported (use `OpenMMPotential` for it).
@@ -80,72 +122,116 @@ class TorchPotential(Potential):
         from openmm_bg.potentials.translation import translate
 
         system = getattr(system, "system", system)
-        return cls(system.getNumParticles(), translate(system), dtype=dtype, device=device, compile=compile)
+        return cls(system.getNumParticles(), translate(system), **options)
 
     def to(
         self,
         *,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
-        compile: bool | None = None,
+        mode: str | None = None,
+        threads: int | None = None,
     ) -> TorchPotential:
-        """Return a copy with another precision, device or compilation; its counters start at zero."""
+        """Return a copy with another precision, device, mode or threads; its counters start at zero."""
         # The float64 parameters are rebuilt from the terms' own arrays, so that float32 -> float64
         # does not keep rounded parameters.
+        own_mode, memory = self._requested
+        moves = device is not None and torch.device(device).type != self.device.type
         return TorchPotential(
             self.n_atoms,
             [term.copy() for term in self.terms],
             dtype=dtype or self.dtype,
             device=device or self.device,
-            compile=self.compiled if compile is None else compile,
+            mode=mode or ("auto" if moves else own_mode),
+            threads=threads or self.threads,
+            memory=memory,
         )
 
     @property
     def terms(self) -> list[Term]:
         """The energy terms."""
-        return list(self._module.terms)
+        return list(self._tensors.module.terms)
+
+    @property
+    def mode(self) -> str:
+        """The mode in use: "fused", "compiled" or "eager"."""
+        return "fused" if self._use_fused else self._tensors.mode
+
+    @property
+    def description(self) -> str:
+        """How the energies are computed, in a few words for a record."""
+        precision = str(self.dtype).removeprefix("torch.")
+        threads = ""
+        if self._use_fused:
+            count = self.threads or potential_threads()
+            threads = f", {count} thread{'s' if count > 1 else ''}"
+        return f"TorchPotential, {self.mode}, {precision}, {self.device.type}{threads}"
+
+    @property
+    def chunk_size(self) -> int:
+        """Configurations that the tensor modes evaluate at a time."""
+        return self._tensors.chunk_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_fused", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore all but the machine code, which is written on first use."""
+        self.__dict__.update(state)
+        self._fused, self._lock = None, threading.Lock()
 
     def _evaluate(
         self, positions: torch.Tensor, with_forces: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if len(positions) == 0:
-            return positions.new_zeros(0, dtype=self.dtype), (positions.clone() if with_forces else None)
-        energies, forces = [], []
-        for chunk in positions.split(self.chunk_size):
-            x = chunk.to(device=self.device, dtype=self.dtype).permute(1, 2, 0).contiguous()
-            count = x.shape[2]
-            if self._compiled is not None and count < self.chunk_size:
-                # One shape, one compilation: fill up with the last configuration.
-                x = torch.cat([x, x[..., -1:].expand(-1, -1, self.chunk_size - count)], dim=2)
-            if with_forces:
-                with torch.enable_grad():
-                    x.requires_grad_(True)
-                    energy = self._energy(x)
-                    (gradient,) = torch.autograd.grad(energy.sum(), x)
-                forces.append(-gradient[..., :count].permute(2, 0, 1).to(positions))
-            else:
-                with torch.no_grad():
-                    energy = self._energy(x)
-            energies.append(energy.detach()[:count].to(positions.device))
-        return torch.cat(energies), (torch.cat(forces) if with_forces else None)
+            forces = positions.new_zeros(positions.shape, dtype=self.dtype)
+            return positions.new_zeros(0, dtype=self.dtype), (forces if with_forces else None)
+        if self._use_fused:
+            engine = self._fused_engine(positions)
+            if engine is not None:
+                energy, forces = engine.evaluate(positions.to("cpu", self.dtype), with_forces, self.threads)
+                return energy.to(positions.device), None if forces is None else forces.to(positions.device)
+        return self._tensors.evaluate(positions, with_forces)
 
-    def _energy(self, x: torch.Tensor) -> torch.Tensor:
-        if self._compiled is None:
-            return self._module(x)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it compiles
-                return self._compiled(x)
-        except Exception as error:
-            energy = self._module(x)  # if this fails too, the error is not the compiler's
-            self._compiled, self.compiled = None, False
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(
-                f"torch.compile failed, so the potential runs uncompiled, several times slower: {reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return energy
+    def _fused_engine(self, positions: torch.Tensor) -> FusedEngine | None:
+        """Return the machine code, written and compared with the tensor form at first use."""
+        with self._lock:
+            if self._fused is not None or not self._use_fused:
+                return self._fused
+            try:
+                from openmm_bg.potentials.fused.engine import FusedEngine
+
+                engine = FusedEngine(self.n_atoms, self.terms, self.dtype)
+                self._compare(engine, positions[:_CHECKED_CONFIGURATIONS])
+            except Exception as error:  # no LLVM for this processor, a wrong result: many kinds
+                self._give_up_fusing(" ".join(str(error).split())[:200])
+                return None
+            self._fused = engine
+            return engine
+
+    def _compare(self, engine: FusedEngine, positions: torch.Tensor) -> None:
+        expected, expected_forces = self._tensors.evaluate(positions, with_forces=True)
+        for with_forces in (True, False):
+            energy, forces = engine.evaluate(positions.to("cpu", self.dtype), with_forces, threads=1)
+            for found, reference in ((energy, expected), (forces, expected_forces)):
+                if found is None or reference is None:
+                    continue
+                found = found.double().reshape(len(found), -1)
+                reference = reference.to("cpu").double().reshape(len(reference), -1)
+                finite = (torch.isfinite(found) & torch.isfinite(reference)).all(1)
+                size = reference.norm(dim=1).clamp_min(100.0)
+                wrong = (found - reference).norm(dim=1) > _TOLERANCE[self.dtype] * size
+                if (wrong & finite).any():
+                    raise ArithmeticError("its results differ from those of the tensor operations")
+
+    def _give_up_fusing(self, reason: str) -> None:
+        self._use_fused = False
+        warnings.warn(
+            f"The potential cannot be fused to machine code, so that it runs some ten times slower: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the parameters to one safetensors file, with the expressions in its JSON header."""
@@ -156,20 +242,22 @@ class TorchPotential(Potential):
         header = {"format": _FORMAT, "n_atoms": self.n_atoms, "terms": []}
         tensors = {}
         for k, term in enumerate(self.terms):
-            header["terms"].append({"kind": type(term).__name__, "config": term.config})
+            tables = {
+                name: {"kind": type(table).__name__, "config": table.config}
+                for name, table in term.tables.items()
+            }
+            header["terms"].append({"kind": type(term).__name__, "config": term.config, "tables": tables})
             tensors |= {f"{k}.{name}": array.contiguous() for name, array in term.arrays().items()}
+            tensors |= {f"{k}.tables.{name}": table.array.contiguous() for name, table in term.tables.items()}
         atomic_write_bytes(path, save(tensors, metadata={"openmm_bg_potential": json.dumps(header)}))
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        dtype: torch.dtype = torch.float64,
-        device: str | torch.device = "cpu",
-        compile: bool = False,
-    ) -> TorchPotential:
+    def load(cls, path: str | Path, **options: Any) -> TorchPotential:
         """Read a potential that `save` wrote; OpenMM is not needed.
+
+        Args:
+            path: The file.
+            options: ``dtype``, ``device``, ``mode``, ``threads`` and ``memory``, as of the class.
 
         Raises:
             ModelFileError: If the file is missing, truncated or of another kind.
@@ -194,28 +282,15 @@ class TorchPotential(Potential):
                 own = {
                     name.split(".", 1)[1]: array for name, array in arrays.items() if name.startswith(f"{k}.")
                 }
-                terms.append(TERMS[entry["kind"]](entry["config"], **own))
-            return cls(header["n_atoms"], terms, dtype=dtype, device=device, compile=compile)
+                tables = {
+                    name: read_table(table["kind"], own.pop(f"tables.{name}"), table["config"])
+                    for name, table in entry["tables"].items()
+                }
+                terms.append(TERMS[entry["kind"]](entry["config"], tables, **own))
+            n_atoms = int(header["n_atoms"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"{path} is not a potential that this version can read: {error}") from error
-
-
-class _Energy(nn.Module):
-    """The sum of the terms, on coordinates with shape=(n_atoms, 3, batch)."""
-
-    def __init__(self, n_atoms: int, terms: list[Term]) -> None:
-        super().__init__()
-        self.terms = nn.ModuleList(terms)
-        first, second = torch.triu_indices(n_atoms, n_atoms, 1)
-        self.register_buffer("first", first)
-        self.register_buffer("second", second)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pairs = Pairs(x, self.first, self.second)
-        energy = x.new_zeros(x.shape[2])
-        for term in self.terms:
-            energy = energy + term(x, pairs)
-        return energy
+        return cls(n_atoms, terms, **options)
 
 
 class TranslationError(InputError):

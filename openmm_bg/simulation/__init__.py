@@ -1,7 +1,20 @@
-"""Molecular dynamics that makes training data and references."""
+"""Molecular dynamics, Monte Carlo and minimisation of many walkers at once; simulations on disk."""
 
+from openmm_bg.simulation.hybrid_monte_carlo import HybridMonteCarlo
 from openmm_bg.simulation.langevin import LangevinDynamics
+from openmm_bg.simulation.minimization import Minimization, minimize
 from openmm_bg.simulation.run import simulate
 from openmm_bg.simulation.settings import SimulationSettings
+from openmm_bg.simulation.tempering import ParallelTempering
+from openmm_bg.simulation.verlet import VelocityVerlet
 
-__all__ = ["LangevinDynamics", "SimulationSettings", "simulate"]
+__all__ = [
+    "HybridMonteCarlo",
+    "LangevinDynamics",
+    "Minimization",
+    "ParallelTempering",
+    "SimulationSettings",
+    "VelocityVerlet",
+    "minimize",
+    "simulate",
+]

@@ -2,135 +2,109 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
-import numpy as np
 import torch
 
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.potentials.base import Potential
-from openmm_bg.tensors import positions_tensor
-from openmm_bg.units import BOLTZMANN_CONSTANT, picoseconds
+from openmm_bg.simulation.checks import per_picosecond, walker_names
+from openmm_bg.simulation.walkers import ThermalWalkers
 
 
-class LangevinDynamics:
+class LangevinDynamics(ThermalWalkers):
     """Langevin dynamics with the BAOAB "middle" scheme, as OpenMM's ``LangevinMiddleIntegrator``.
 
     One step: a kick by the forces, half a drift, the exact Ornstein-Uhlenbeck step of the velocities, half
     a drift. Walkers are independent; each has its own temperature.
 
+    A walker that comes to a non-finite energy is put back, at the end of the call of `step`, to where it was
+    at its beginning, with new velocities. `restarts` counts this for each walker, and the first time there is
+    a `ReliabilityWarning`: averages are biased then.
+
     Source: Zhang et al., J. Phys. Chem. A 123, 6056 (2019).
 
     Args:
         potential: The potential.
-        positions: Start positions [nm] with shape=(n_walkers, n_atoms, 3).
+        positions: Start positions [nm] with shape=(n_walkers, n_atoms, 3); they are copied.
         masses: Masses [Da] with shape=(n_atoms,).
         temperature: One temperature [K], or one for each walker.
         timestep: Time step [ps].
         friction: Friction [1/ps].
-        generator: Source of randomness.
-        dtype: Precision of positions and velocities.
+        generator: Source of randomness, on the device of the positions.
+        dtype: As of `Walkers`, where the attributes are listed, too.
+
+    Raises:
+        InputError: If the input is ill-formed, or a walker has no finite energy at the start.
     """
 
     def __init__(
         self,
         potential: Potential,
         positions: Any,
-        masses: np.ndarray,
-        temperature: float | np.ndarray,
+        masses: Any,
+        temperature: Any,
         *,
-        timestep: float = 0.001,
-        friction: float = 1.0,
+        timestep: Any = 0.001,
+        friction: Any = 1.0,
         generator: torch.Generator,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.potential, self.generator = potential, generator
-        self.timestep, self.friction = picoseconds(timestep), float(friction)
-        self.positions = positions_tensor(positions, dtype)
-        self._mass = torch.as_tensor(np.array(masses), dtype=dtype)[None, :, None]
-        self.n_restarts = 0
-        self.set_temperature(temperature)
-        self.velocities = self._maxwell(slice(None))
-        self.energy, self._forces = potential.energy_and_forces(self.positions)
-        self._good = self.positions.clone()
+        self._friction = per_picosecond("friction", friction)
+        super().__init__(
+            potential, positions, masses, temperature, timestep=timestep, generator=generator, dtype=dtype
+        )
+        self._noise = torch.empty_like(self.positions)
 
-    def set_temperature(self, temperature: float | np.ndarray) -> None:
+    @property
+    def friction(self) -> float:
+        """The friction [1/ps]."""
+        return self._friction
+
+    def set_temperature(self, temperature: Any) -> None:
         """Set the temperature [K]: one, or one for each walker. Velocities are not rescaled."""
-        values = np.broadcast_to(np.asarray(temperature, dtype=np.float64), (len(self.positions),))
-        self.temperature = torch.as_tensor(np.array(values), dtype=self.positions.dtype)
-        kt = BOLTZMANN_CONSTANT * self.temperature[:, None, None]
-        self._thermal_velocity = (kt / self._mass).sqrt()
-
-    def _maxwell(self, walkers: Any) -> torch.Tensor:
-        scale = self._thermal_velocity[walkers]
-        return scale * self._noise(self.positions[walkers].shape)
-
-    def _noise(self, shape: torch.Size) -> torch.Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=self.positions.dtype)
+        super().set_temperature(temperature)
+        lost = -math.expm1(-2.0 * self._friction * self._timestep)
+        self._noise_scale = self._thermal_velocity * math.sqrt(lost)
 
     def step(self, n_steps: int) -> None:
-        """Advance all walkers; those that come to a non-finite energy restart from their last good frame."""
-        dt = self.timestep
-        keep = float(np.exp(-self.friction * dt))
-        kick = dt / self._mass
-        noise = self._thermal_velocity * float(np.sqrt(1.0 - keep * keep))
-        x, v, forces = self.positions, self.velocities, self._forces
-        for _ in range(n_steps):
-            v = v + kick * forces
-            x = x + 0.5 * dt * v
-            v = keep * v + noise * self._noise(v.shape)
-            x = x + 0.5 * dt * v
-            self.energy, forces = self.potential.energy_and_forces(x)
-        bad = ~(torch.isfinite(self.energy) & torch.isfinite(v).all(-1).all(-1))
-        if bad.any():
-            self.n_restarts += int(bad.sum())
-            x = torch.where(bad[:, None, None], self._good, x)
-            v = torch.where(bad[:, None, None], self._maxwell(slice(None)), v)
-            self.energy, forces = self.potential.energy_and_forces(x)
-        self.positions, self.velocities, self._forces = x, v, forces
-        self._good = x.clone()
-
-    def exchange(self, pairs: torch.Tensor) -> torch.Tensor:
-        """Try to swap the configurations of pairs of walkers at different temperatures.
-
-        Accepted with probability min(1, exp((beta_i - beta_j) (U_i - U_j))); velocities are rescaled by
-        the square root of the temperature ratio.
+        """Advance all walkers; those that come to a non-finite energy restart from where they began.
 
         Args:
-            pairs: Walker indices with shape=(n_pairs, 2), each walker at most once.
-
-        Returns:
-            Whether each swap was accepted, with shape=(n_pairs,).
+            n_steps: The number of time steps.
         """
-        i, j = pairs.T
-        beta = 1.0 / (BOLTZMANN_CONSTANT * self.temperature.double())
-        energy = self.energy.double()
-        log_ratio = (beta[i] - beta[j]) * (energy[i] - energy[j])
-        accepted = torch.rand(len(i), generator=self.generator, dtype=torch.float64).log() < log_ratio
-        i, j = i[accepted], j[accepted]
-        order = torch.arange(len(self.positions))
-        order[i], order[j] = j, i
-        rescale = (self.temperature / self.temperature[order]).sqrt()[:, None, None]
-        self.positions, self.velocities = self.positions[order], self.velocities[order] * rescale
-        self.energy, self._forces, self._good = self.energy[order], self._forces[order], self._good[order]
-        return accepted
+        x, v, noise = self.positions, self.velocities, self._noise
+        half, keep = 0.5 * self._timestep, math.exp(-self._friction * self._timestep)
+        start, highest = x.clone(), self.energy.clone()
+        for _ in range(n_steps):
+            v.addcmul_(self._kick, self.forces)
+            x.add_(v, alpha=half)
+            v.mul_(keep).addcmul_(self._noise_scale, noise.normal_(generator=self.generator))
+            x.add_(v, alpha=half)
+            self._evaluate()
+            torch.maximum(highest, self.energy, out=highest)  # keeps an infinite energy in mind
+        bad = ~torch.isfinite(highest + v.sum((1, 2)))
+        if bad.any():
+            self._restart(bad, start)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Return everything needed to continue, as arrays."""
-        return {
-            "positions": self.positions.numpy(),
-            "velocities": self.velocities.numpy(),
-            "temperature": self.temperature.numpy(),
-            "generator": self.generator.get_state().numpy(),
-            "n_restarts": np.array(self.n_restarts),
-        }
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `state` returned."""
-        dtype = self.positions.dtype
-        self.positions = torch.as_tensor(state["positions"], dtype=dtype)
-        self.velocities = torch.as_tensor(state["velocities"], dtype=dtype)
-        self.set_temperature(state["temperature"])
-        self.generator.set_state(torch.as_tensor(state["generator"], dtype=torch.uint8))
-        self.n_restarts = int(state["n_restarts"])
-        self.energy, self._forces = self.potential.energy_and_forces(self.positions)
-        self._good = self.positions.clone()
+    def _restart(self, bad: torch.Tensor, start: torch.Tensor) -> None:
+        if not self.n_restarts:
+            warnings.warn(
+                f"The energy of {walker_names(bad)} became non-finite, and their last good frame was taken "
+                "instead, which biases averages; use a shorter time step. (Said once: `restarts` counts.)",
+                ReliabilityWarning,
+                stacklevel=3,
+            )
+        self.restarts += bad
+        velocities = self.velocities.clone()
+        self.draw_velocities()
+        self.velocities[~bad] = velocities[~bad]
+        self.positions[bad] = start[bad]
+        self._evaluate()
+        lost = ~torch.isfinite(self.energy)
+        if lost.any():
+            raise InputError(
+                f"There is no good frame to restart {walker_names(lost)} from; set positions anew."
+            )

@@ -95,7 +95,7 @@ class _Run:
         else:
             atomic_write_json(self.work / "identity.json", self.identity)
 
-    def _dynamics(self) -> LangevinDynamics | OpenMMDynamics:
+    def _dynamics(self) -> LangevinDynamics | ParallelTempering | OpenMMDynamics:
         settings, system = self.settings, self.system
         temperatures = settings.replica_temperatures()
         start = np.repeat(system.positions[None], len(temperatures), axis=0)
@@ -111,7 +111,7 @@ class _Run:
         from openmm_bg.potentials.torch_potential import TranslationError
 
         try:
-            potential = TorchPotential.from_system(system, dtype=torch.float32, compile=settings.compile)
+            potential = TorchPotential.from_system(system, dtype=torch.float32, mode=settings.mode)
         except TranslationError:
             raise
         except InputError as error:
@@ -119,17 +119,8 @@ class _Run:
                 f"{str(error).rstrip('.')}; for a simulation, the engine 'openmm' does."
             ) from error
         generator = torch.Generator().manual_seed(settings.seed)
-        if settings.ladder:
-            return ParallelTempering(
-                potential,
-                start,
-                masses,
-                temperatures,
-                n_ladders=settings.n_walkers,
-                generator=generator,
-                **common,
-            )
-        return LangevinDynamics(potential, start, masses, temperatures, generator=generator, **common)
+        dynamics = LangevinDynamics(potential, start, masses, temperatures, generator=generator, **common)
+        return ParallelTempering(dynamics, n_ladders=settings.n_walkers) if settings.ladder else dynamics
 
     def advance(self, bar: _Bar, on_segment: Callable[[int], None] | None) -> None:
         """Burn in, then write segments until there are enough frames."""
@@ -168,15 +159,21 @@ class _Run:
 
     def _set_final_temperature(self) -> None:
         settings = self.settings
-        many = isinstance(self.dynamics, LangevinDynamics)
+        many = not isinstance(self.dynamics, OpenMMDynamics)
         self.dynamics.set_temperature(settings.replica_temperatures() if many else settings.temperature)
 
     def _segment(self, number: int) -> Path:
         return self.work / f"segment_{number:06d}.npz"
 
     def _evaluations(self) -> int:
-        source = self.dynamics.potential if isinstance(self.dynamics, LangevinDynamics) else self.dynamics
+        own = isinstance(self.dynamics, OpenMMDynamics)
+        source = self.dynamics if own else self.dynamics.potential
         return self.n_evaluations + source.n_evaluations
+
+    def _energies_from(self) -> str:
+        if isinstance(self.dynamics, OpenMMDynamics):
+            return "OpenMM"
+        return self.dynamics.potential.description
 
     def _checkpoint(self) -> None:
         state = self.dynamics.state()
@@ -214,6 +211,7 @@ class _Run:
             n_frames=settings.frames_per_walker * settings.n_walkers,
             n_energy_evaluations=self._evaluations(),
             n_restarts=self.dynamics.n_restarts,
+            energies_from=self._energies_from(),
             exchange_acceptance=self._exchange_acceptance(),
             **self.identity,
         )

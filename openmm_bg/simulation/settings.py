@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from openmm_bg.errors import InputError
+from openmm_bg.potentials.torch_potential import MODES
 from openmm_bg.units import kelvin
 
 ENGINES = ("torch", "openmm")
@@ -34,7 +35,7 @@ class SimulationSettings:
             distribution of positions; as in the system if not given.
         engine: "torch": all walkers at once on the batched potential; "openmm": one after the other with
             OpenMM's integrator, for systems that the batched potential does not support.
-        compile: Fuse the batched potential with ``torch.compile``.
+        mode: How the batched potential is evaluated, as of `TorchPotential`.
         seed: Seed of the random numbers.
 
     Raises:
@@ -52,7 +53,7 @@ class SimulationSettings:
     friction: float = 2.0
     hydrogen_mass: float | None = 4.0
     engine: str = "torch"
-    compile: bool = True
+    mode: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +79,8 @@ class SimulationSettings:
                 raise InputError(f"{name} must be positive, not {value}.")
         if self.engine not in ENGINES:
             raise InputError(f"There is no engine {self.engine!r}; the engines are: {', '.join(ENGINES)}.")
+        if self.mode not in MODES:
+            raise InputError(f"There is no mode {self.mode!r}; the modes are: {', '.join(MODES)}.")
 
     def replica_temperatures(self) -> np.ndarray:
         """Return the temperature [K] of every replica with shape=((1 + len(ladder)) * n_walkers,)."""

@@ -276,6 +276,7 @@ class Trainer:
             training={
                 "seconds": self.seconds,
                 "n_energy_evaluations": self.n_energy_evaluations,
+                "energies_from": self._fast.description,
                 "log": self.log,
             },
             data=self.data.record,
@@ -309,7 +310,7 @@ def _potentials(system: Any) -> tuple[Potential, Potential]:
         raise  # a wrong translation is a defect, not a force that is not supported
     except InputError:  # a force that is not translated
         return OpenMMPotential(system, dtype=torch.float32), OpenMMPotential(system)
-    return exact.to(dtype=torch.float32, compile=True), exact
+    return exact.to(dtype=torch.float32), exact
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

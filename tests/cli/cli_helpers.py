@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 SIMULATE = (
-    *("simulate", "alanine_dipeptide", "--quiet", "--no-compile"),
+    *("simulate", "alanine_dipeptide", "--quiet"),
     *("--burn-in", "200", "--interval", "20"),
 )
 TRAIN = (

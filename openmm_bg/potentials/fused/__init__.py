@@ -1,0 +1,1 @@
+"""Machine code for the terms of a `TorchPotential` on the CPU."""

@@ -1,0 +1,170 @@
+"""Compilation of kernels, and their evaluation by several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+
+from openmm_bg.potentials.fused.kernel import NAME, KernelCode, write_kernel
+from openmm_bg.potentials.terms import Term
+from openmm_bg.threads import potential_threads
+
+_VECTOR_BYTES = 64
+_ALIGNMENT = 64
+_TASKS_PER_THREAD = 4  # so that a thread that was held up does not hold up all
+
+
+def _target_machine() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+
+
+class Kernel:
+    """Compiled machine code of a list of terms.
+
+    Args:
+        n_atoms: The number of atoms.
+        terms: The terms.
+        dtype: ``numpy.float32`` or ``numpy.float64``.
+        with_forces: Whether it computes forces beside energies.
+    """
+
+    def __init__(self, n_atoms: int, terms: Sequence[Term], dtype: type, with_forces: bool) -> None:
+        self.dtype, self.n_atoms, self.with_forces = np.dtype(dtype), n_atoms, with_forces
+        lanes = _VECTOR_BYTES // self.dtype.itemsize
+        code = write_kernel(
+            n_atoms, terms, double=self.dtype.itemsize == 8, lanes=lanes, with_forces=with_forces
+        )
+        self.lanes = lanes
+        self._code = code
+        self._engine, address = _compile(code)
+        arguments = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 6
+        self._function = ctypes.CFUNCTYPE(None, *arguments)(address)
+
+    def run(
+        self, first: int, last: int, positions: np.ndarray, energies: np.ndarray, forces: np.ndarray | None
+    ) -> None:
+        """Evaluate blocks of configurations; the global interpreter lock is free meanwhile.
+
+        Args:
+            first: The first block.
+            last: The block after the last one.
+            positions: All configurations with shape=(n_blocks * lanes, n_atoms, 3), contiguous.
+            energies: Where energies go, with shape=(n_blocks * lanes,), aligned to a vector.
+            forces: Where forces go, with the positions' shape, or None.
+        """
+        workspace = aligned((self._code.workspace * self.lanes,), self.dtype)
+        self._function(
+            first,
+            last,
+            positions.ctypes.data,
+            energies.ctypes.data,
+            0 if forces is None else forces.ctypes.data,
+            workspace.ctypes.data,
+            self._code.reals.ctypes.data,
+            self._code.integers.ctypes.data,
+        )
+
+
+class FusedEngine:
+    """Evaluates batches by machine code, on several threads.
+
+    Args:
+        n_atoms: The number of atoms.
+        terms: The terms.
+        dtype: ``torch.float32`` or ``torch.float64``.
+    """
+
+    def __init__(self, n_atoms: int, terms: Sequence[Term], dtype: torch.dtype) -> None:
+        self.dtype = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}[dtype]
+        self._n_atoms, self._terms = n_atoms, list(terms)
+        self._kernels: dict[bool, Kernel] = {}
+        self._lock = threading.Lock()
+        self._workers: ThreadPoolExecutor | None = None
+        self._n_workers, self._pid = 0, os.getpid()
+
+    def evaluate(
+        self, positions: torch.Tensor, with_forces: bool, threads: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return energies and forces.
+
+        Args:
+            positions: Configurations with shape=(batch, n_atoms, 3), on the CPU, of the engine's precision.
+            with_forces: Whether to compute forces.
+            threads: How many threads work; by default `potential_threads`.
+        """
+        kernel = self._kernel(with_forces)
+        batch = positions.detach().contiguous().numpy()
+        n_blocks = -(-len(batch) // kernel.lanes)
+        padded = n_blocks * kernel.lanes
+        if padded > len(batch):
+            rest = np.repeat(batch[-1:], padded - len(batch), axis=0)
+            batch = np.concatenate([batch, rest])
+        energies = aligned((padded,), self.dtype)
+        forces = np.empty(batch.shape, dtype=self.dtype) if with_forces else None
+        threads = min(threads or potential_threads(), n_blocks)
+        if threads == 1:
+            kernel.run(0, n_blocks, batch, energies, forces)
+        else:
+            bounds = np.linspace(0, n_blocks, min(n_blocks, _TASKS_PER_THREAD * threads) + 1).astype(int)
+            tasks = [
+                self._pool(threads).submit(kernel.run, int(first), int(last), batch, energies, forces)
+                for first, last in pairwise(bounds)
+            ]
+            for task in tasks:
+                task.result()
+        count = len(positions)
+        return (
+            torch.from_numpy(energies[:count]),
+            None if forces is None else torch.from_numpy(forces[:count]),
+        )
+
+    def _kernel(self, with_forces: bool) -> Kernel:
+        with self._lock:
+            if with_forces not in self._kernels:
+                self._kernels[with_forces] = Kernel(self._n_atoms, self._terms, self.dtype, with_forces)
+            return self._kernels[with_forces]
+
+    def _pool(self, threads: int) -> ThreadPoolExecutor:
+        """Return the worker threads; a forked child has none of its parent's, and starts its own."""
+        with self._lock:
+            if self._workers is None or self._n_workers != threads or self._pid != os.getpid():
+                if self._workers is not None and self._pid == os.getpid():
+                    self._workers.shutdown()
+                self._workers = ThreadPoolExecutor(threads, thread_name_prefix="openmm_bg")
+                self._n_workers, self._pid = threads, os.getpid()
+            return self._workers
+
+
+def _compile(code: KernelCode) -> tuple[llvm.ExecutionEngine, int]:
+    machine = _target_machine()  # the execution engine will own it: one for each
+    module = llvm.parse_assembly(str(code.module))
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.slp_vectorization = options.loop_vectorization = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine, engine.get_function_address(NAME)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised array that starts at a multiple of 64 bytes."""
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(n_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + n_bytes].view(dtype).reshape(shape)

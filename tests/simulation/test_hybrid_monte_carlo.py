@@ -1,0 +1,111 @@
+"""Hybrid Monte Carlo against the averages of theory, at time steps that are too long for dynamics."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toy_potentials import Box, Harmonic, generator
+
+from openmm_bg.errors import InputError
+from openmm_bg.simulation import HybridMonteCarlo
+from openmm_bg.units import thermal_energy
+
+
+class WithoutAcceptance(HybridMonteCarlo):
+    """The negative control: every trajectory is taken."""
+
+    def _accepts(self, reduced_difference):
+        super()._accepts(reduced_difference)
+        return torch.ones_like(reduced_difference, dtype=torch.bool)
+
+
+def _energies(cls, temperature, dtype=torch.float64):
+    # omega dt is 0.7 for one atom, 1.2 for the other.
+    sampler = cls(
+        Harmonic(2),
+        np.zeros((512, 2, 3)),
+        [12.0, 4.0],
+        temperature,
+        n_leapfrog=3,
+        timestep=0.012,
+        generator=generator(2),
+        dtype=dtype,
+    )
+    sampler.step(100)
+    energies = []
+    for _ in range(300):
+        sampler.step(1)
+        energies.append(sampler.energy.double().numpy())
+    return np.array(energies), sampler
+
+
+def _agrees(samples, expected):
+    means = np.mean(samples, axis=0)  # walkers are independent, their frames are not
+    return abs(means.mean() - expected) < 3.5 * means.std(ddof=1) / math.sqrt(len(means))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_harmonic_energies_are_those_of_theory(dtype):
+    """Mean 3 kT and variance 3 (kT)^2 for six coordinates; three percent colder must fail."""
+    energies, sampler = _energies(HybridMonteCarlo, 300.0, dtype)
+    for temperature, agrees in ((300.0, True), (291.0, False)):
+        reduced = energies / thermal_energy(temperature)
+        assert _agrees(reduced, 3.0) == agrees
+        assert _agrees((reduced - 3.0) ** 2, 3.0) == agrees
+    assert sampler.n_proposed.unique().tolist() == [400]
+    assert 0.3 < float(sampler.acceptance.mean()) < 0.95  # there was something to reject
+    assert torch.equal(sampler.acceptance, sampler.n_accepted / 400)
+
+
+def test_without_acceptance_the_time_step_is_too_long():
+    reduced = _energies(WithoutAcceptance, 300.0)[0] / thermal_energy(300.0)
+    assert not _agrees(reduced, 3.0)
+    assert not _agrees((reduced - 3.0) ** 2, 3.0)
+
+
+def test_walkers_have_their_own_temperatures():
+    energies, sampler = _energies(HybridMonteCarlo, np.repeat([300.0, 900.0], 256))
+    assert _agrees(energies[:, :256] / thermal_energy(300.0), 3.0)
+    assert _agrees(energies[:, 256:] / thermal_energy(900.0), 3.0)
+    # Of harmonic oscillators the acceptance does not depend on the temperature.
+    cold, hot = sampler.acceptance[:256], sampler.acceptance[256:]
+    assert abs(float(cold.mean() - hot.mean())) < 3.5 * float((cold.var() + hot.var()).div(256).sqrt())
+
+
+def test_trajectories_to_a_non_finite_energy_are_rejected():
+    """Walls of infinite energy: a uniform distribution with the variance (edge)^2 / 12."""
+    sampler = HybridMonteCarlo(
+        Box(1), np.zeros((512, 1, 3)), [12.0], 300.0, n_leapfrog=5, timestep=0.03, generator=generator()
+    )
+    sampler.step(50)
+    squares = []
+    for _ in range(200):
+        sampler.step(1)
+        squares.append(sampler.positions.square().mean((1, 2)).double().numpy())
+    assert _agrees(squares, 0.2**2 / 12)
+    assert not _agrees(squares, 1.03 * 0.2**2 / 12)
+    assert (sampler.acceptance < 1).all()
+    assert torch.isfinite(sampler.energy).all()
+
+
+def test_exploding_trajectories_leave_the_walker_where_it_was():
+    sampler = HybridMonteCarlo(
+        Harmonic(2),
+        np.full((4, 2, 3), 0.001),
+        [12.0, 4.0],
+        300.0,
+        n_leapfrog=500,
+        timestep=1.0,
+        generator=generator(),
+    )
+    start = sampler.positions.clone()
+    sampler.step(3)
+    assert torch.equal(sampler.positions, start)
+    assert sampler.n_accepted.tolist() == [0] * 4
+    assert torch.equal(sampler.energy, Harmonic(2).energy(start))
+
+
+def test_a_trajectory_has_a_step():
+    with pytest.raises(InputError, match="at least 1 time step, not 0"):
+        HybridMonteCarlo(Harmonic(1), np.zeros((2, 1, 3)), [12.0], 300.0, n_leapfrog=0, generator=generator())
