@@ -65,7 +65,9 @@ class HostSystem:
 
 # openmmtools shares one standard system between all states that differ in temperature alone, copies
 # and restored states included, and replaces it when it changes: its identity is an exact and free key.
-_hosts: WeakKeyDictionary[openmm.System, HostSystem] = WeakKeyDictionary()
+# It is also shared with states that have parameters (compound ones), whose own systems may differ from that of a
+# plain state in the values of these: what is known of one type of state is not used for another.
+_hosts: WeakKeyDictionary[openmm.System, dict[type, HostSystem]] = WeakKeyDictionary()
 _potentials: dict[str, TorchPotential | None] = {}
 
 
@@ -77,11 +79,12 @@ def host_system(thermodynamic_state: ThermodynamicState) -> HostSystem:
             periodic box.
     """
     key = getattr(thermodynamic_state, "_standard_system", None)
-    host = None if key is None else _hosts.get(key)
+    kind = type(thermodynamic_state)
+    host = None if key is None else _hosts.get(key, {}).get(kind)
     if host is None:
         host = HostSystem(thermodynamic_state.get_system(remove_thermostat=True))
         if key is not None:
-            _hosts[key] = host
+            _hosts.setdefault(key, {})[kind] = host
     return host
 
 

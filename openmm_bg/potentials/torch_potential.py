@@ -108,12 +108,25 @@ class TorchPotential(Potential):
             self._give_up_fusing("llvmlite is not installed")
 
     @classmethod
-    def from_system(cls, system: openmm.System | Any, **options: Any) -> TorchPotential:
+    def from_system(
+        cls,
+        system: openmm.System | Any,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device = "cpu",
+        mode: str = "auto",
+        threads: int | None = None,
+        memory: float | None = None,
+    ) -> TorchPotential:
         """Translate an OpenMM system, and check the translation against OpenMM's Reference platform.
 
         Args:
             system: An ``openmm.System`` or a `MolecularSystem`.
-            options: ``dtype``, ``device``, ``mode``, ``threads`` and ``memory``, as of the class.
+            dtype: As of the class; so are the other options.
+            device: Where to compute.
+            mode: One of `MODES`.
+            threads: Threads of the fused mode.
+            memory: Bound [MiB] of the intermediate results of the tensor modes.
 
         Raises:
             InputError: If the system has a force that is not supported (use `OpenMMPotential` for it).
@@ -122,6 +135,7 @@ class TorchPotential(Potential):
         from openmm_bg.potentials.translation import translate
 
         system = getattr(system, "system", system)
+        options = {"dtype": dtype, "device": device, "mode": mode, "threads": threads, "memory": memory}
         return cls(system.getNumParticles(), translate(system), **options)
 
     def to(
@@ -252,12 +266,25 @@ class TorchPotential(Potential):
         atomic_write_bytes(path, save(tensors, metadata={"openmm_bg_potential": json.dumps(header)}))
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> TorchPotential:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: str | torch.device = "cpu",
+        mode: str = "auto",
+        threads: int | None = None,
+        memory: float | None = None,
+    ) -> TorchPotential:
         """Read a potential that `save` wrote; OpenMM is not needed.
 
         Args:
             path: The file.
-            options: ``dtype``, ``device``, ``mode``, ``threads`` and ``memory``, as of the class.
+            dtype: As of the class; so are the other options.
+            device: Where to compute.
+            mode: One of `MODES`.
+            threads: Threads of the fused mode.
+            memory: Bound [MiB] of the intermediate results of the tensor modes.
 
         Raises:
             ModelFileError: If the file is missing, truncated or of another kind.
@@ -290,6 +317,7 @@ class TorchPotential(Potential):
             n_atoms = int(header["n_atoms"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelFileError(f"{path} is not a potential that this version can read: {error}") from error
+        options = {"dtype": dtype, "device": device, "mode": mode, "threads": threads, "memory": memory}
         return cls(n_atoms, terms, **options)
 
 

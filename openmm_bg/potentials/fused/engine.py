@@ -91,8 +91,8 @@ class FusedEngine:
         self._n_atoms, self._terms = n_atoms, list(terms)
         self._kernels: dict[bool, Kernel] = {}
         self._lock = threading.Lock()
-        self._workers: ThreadPoolExecutor | None = None
-        self._n_workers, self._pid = 0, os.getpid()
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._pid = os.getpid()
 
     def evaluate(
         self, positions: torch.Tensor, with_forces: bool, threads: int | None = None
@@ -113,13 +113,14 @@ class FusedEngine:
             batch = np.concatenate([batch, rest])
         energies = aligned((padded,), self.dtype)
         forces = np.empty(batch.shape, dtype=self.dtype) if with_forces else None
-        threads = min(threads or potential_threads(), n_blocks)
-        if threads == 1:
+        threads = threads or potential_threads()
+        if min(threads, n_blocks) == 1:
             kernel.run(0, n_blocks, batch, energies, forces)
         else:
             bounds = np.linspace(0, n_blocks, min(n_blocks, _TASKS_PER_THREAD * threads) + 1).astype(int)
+            pool = self._pool(threads)
             tasks = [
-                self._pool(threads).submit(kernel.run, int(first), int(last), batch, energies, forces)
+                pool.submit(kernel.run, int(first), int(last), batch, energies, forces)
                 for first, last in pairwise(bounds)
             ]
             for task in tasks:
@@ -139,12 +140,11 @@ class FusedEngine:
     def _pool(self, threads: int) -> ThreadPoolExecutor:
         """Return the worker threads; a forked child has none of its parent's, and starts its own."""
         with self._lock:
-            if self._workers is None or self._n_workers != threads or self._pid != os.getpid():
-                if self._workers is not None and self._pid == os.getpid():
-                    self._workers.shutdown()
-                self._workers = ThreadPoolExecutor(threads, thread_name_prefix="openmm_bg")
-                self._n_workers, self._pid = threads, os.getpid()
-            return self._workers
+            if self._pid != os.getpid():
+                self._pools, self._pid = {}, os.getpid()
+            if threads not in self._pools:
+                self._pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="openmm_bg")
+            return self._pools[threads]
 
 
 def _compile(code: KernelCode) -> tuple[llvm.ExecutionEngine, int]:

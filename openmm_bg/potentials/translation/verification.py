@@ -24,7 +24,6 @@ _LENGTH = 0.01  # [nm]; a force over this length tells how large an energy is th
 _LARGEST = 1e100  # one side may overflow where the other just does not
 _SHIFTS = (1e-14, -1e-14, 3e-14)  # relative, by which the effect of rounding is found
 _ROUNDING = 1e4  # how much more than the effect of these shifts may be due to rounding
-_NEEDED = 2  # configurations that have to be comparable
 
 # Spacings [nm] of lattices, and whether the origin is their first corner (1), their centre (0) or their last
 # corner (-1): crowded ones, and ones that reach beyond a cutoff. The later ones are tried where the energy is
@@ -55,7 +54,7 @@ def verify(n_atoms: int, force: openmm.Force, terms: list[Term]) -> None:
     may_be_undefined = any(
         isinstance(table, DiscreteTable) for term in terms for table in term.tables.values()
     )
-    n_compared = 0
+    n_compared, n_wanted = 0, _n_configurations(n_atoms)
     for positions in _configurations(n_atoms):
         found = reference(positions)
         if found is None:
@@ -73,9 +72,9 @@ def verify(n_atoms: int, force: openmm.Force, terms: list[Term]) -> None:
                 "and please report this."
             )
         n_compared += math.isfinite(expected)
-        if n_compared == _n_configurations(n_atoms):
+        if n_compared == n_wanted:
             return
-    if n_compared < _NEEDED:
+    if n_compared < min(2, n_wanted):
         raise TranslationError(
             f"The translation of {label(force)} could not be compared with OpenMM, as its energy is not finite "
             f"where atoms are placed at random; {WAY_OUT}."
@@ -147,8 +146,9 @@ def _disagreement(
 
 
 def _n_configurations(n_atoms: int) -> int:
-    """How many configurations are compared: fewer of those that take long."""
-    return len(_LATTICES) if n_atoms <= 100 else 3 if n_atoms <= 600 else _NEEDED
+    """How many configurations are compared: fewer of those that take long, and say more."""
+    sizes = {100: len(_LATTICES), 600: 3, 1500: 2}
+    return next((count for size, count in sizes.items() if n_atoms <= size), 1)
 
 
 def _configurations(n_atoms: int) -> Iterator[np.ndarray]:
