@@ -216,7 +216,7 @@ class Bench:
         reference = next(peer for peer in self.peers if peer.name == "OpenMM Reference")
         few = self.positions[:: len(self.positions) // (16 if self.molecule.n_atoms < 200 else 4)]
         expected = reference.evaluate(reference.prepare(few), True)
-        self.errors, self._seconds = {}, {}
+        self.errors, self._calls = {}, {}
         kept = []
         for peer in self.peers:
             with warnings.catch_warnings(record=True) as caught:
@@ -225,7 +225,7 @@ class Bench:
                     energy = np.asarray(torch.as_tensor(peer.evaluate(peer.prepare(few), with_forces)).cpu())
                     start = time.perf_counter()
                     peer.evaluate(peer.prepare(few), with_forces)
-                    self._seconds[peer.name, with_forces] = (time.perf_counter() - start) / len(few)
+                    self._calls[peer.name, with_forces] = len(few), time.perf_counter() - start
             # A mode that is not available takes the eager one's place, which is measured already.
             failed = [
                 str(w.message) for w in caught if "fused" in str(w.message) or "compile" in str(w.message)
@@ -242,13 +242,11 @@ class Bench:
     ) -> None:
         """Time all peers at all batch sizes that they can do in time."""
         for batch in batches:
-            possible = [
-                p for p in self.peers if batch * self._seconds[p.name, with_forces] <= _LONGEST or batch == 1
-            ]
+            possible = [peer for peer in self.peers if batch == 1 or self._is_quick(peer, batch, with_forces)]
             rates = self.time_in_turn([(peer, batch) for peer in possible], with_forces, tick)
             for peer, found in zip(possible, rates, strict=True):
                 lower, middle, upper = np.quantile(found, [0.25, 0.5, 0.75])
-                self._seconds[peer.name, with_forces] = 1.0 / middle
+                self._calls[peer.name, with_forces] = batch, batch / middle
                 row = {
                     "system": self.name,
                     "atoms": self.molecule.n_atoms,
@@ -258,6 +256,13 @@ class Bench:
                 row |= {"precision": peer.precision, "device": peer.device, "threads": peer.threads}
                 row |= {"forces": with_forces, "batch": batch, "rate": middle, "lower": lower, "upper": upper}
                 self.rows.append(row | {"repeats": len(found), "error": self.errors[peer.name]})
+
+    def _is_quick(self, peer: Peer, batch: int, with_forces: bool) -> bool:
+        """Return whether a batch is expected to be done soon, given the time of a smaller one."""
+        size, seconds = self._calls[peer.name, with_forces]
+        if peer.kind == "torch" and peer.name not in (FLOAT32, FLOAT64):
+            return seconds <= 0.3 * _LONGEST  # small batches cost as much as larger ones
+        return seconds * batch / size <= _LONGEST
 
     def time_in_turn(
         self,

@@ -28,7 +28,7 @@ from openmm_bg import TorchPotential
 from openmm_bg.cli.console import say
 from openmm_bg.files import atomic_path, atomic_write_text
 
-BATCHES = (1, 16, 256, 4096, 32768)
+BATCHES = (1, 16, 64, 256, 4096, 32768)  # a pool needs several configurations, and a slow one cannot do many
 # What has to be reached, and what is hoped for: (system, denominator, at least, goal).
 ACCEPTANCE = (
     ("alanine-obc1", "best single context", 25, 100),
@@ -98,43 +98,45 @@ def plot(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["forces"]]
-    names = list(dict.fromkeys(row["system"] for row in rows))
-    styles = {"default": ":", "single": ":", "pool": "--", "torch": "-"}
-    shown = names[:4]
-    figure = Figure(figsize=(4.6 * len(shown), 4.4), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
-        own = [row for row in rows if row["system"] == name]
-        for peer in dict.fromkeys(row["peer"] for row in own):
-            points = [row for row in own if row["peer"] == peer]
-            x, y = [row["batch"] for row in points], [row["rate"] for row in points]
-            axes.loglog(x, y, styles[points[0]["kind"]], marker=".", label=peer)
+    shown = list(dict.fromkeys(row["system"] for row in rows))[:4]
+    rates = Figure(figsize=(4.6 * len(shown), 5.4), layout="constrained")
+    for axes, name in zip(np.atleast_1d(rates.subplots(1, len(shown))), shown, strict=True):
+        for label, (own, style) in _lines([row for row in rows if row["system"] == name]).items():
+            batches = sorted({row["batch"] for row in own})
+            best = [max(row["rate"] for row in own if row["batch"] == n) for n in batches]
+            axes.loglog(batches, best, style, marker=".", label=label)
         axes.set(title=name, xlabel="batch size", ylabel="energies and forces a second")
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    series = [row for row in rows if row["system"].startswith("peptide") and row["system"].count("-") == 1]
     atoms = Figure(figsize=(6.0, 4.4), layout="constrained")
     axes = atoms.subplots()
-    series = [row for row in rows if row["system"].startswith("peptide") and row["system"].count("-") == 1]
-    groups = {
-        "best single OpenMM context": SINGLES,
-        "default-platform loop": ("default",),
-        "best pool": ("pool",),
-    }
-    lines = {label: [row for row in series if row["kind"] in kinds] for label, kinds in groups.items()}
-    for peer in dict.fromkeys(row["peer"] for row in series if row["kind"] == "torch"):
-        lines[peer] = [row for row in series if row["peer"] == peer]
-    for label, own in lines.items():
+    for label, (own, style) in _lines(series).items():
         sizes = sorted({row["atoms"] for row in own})
         cost = [1e6 / max(row["rate"] for row in own if row["atoms"] == n) for n in sizes]
-        axes.loglog(sizes, cost, styles[own[0]["kind"]] if own else "-", marker=".", label=label)
+        axes.loglog(sizes, cost, style, marker=".", label=label)
     axes.set(xlabel="atoms (ACE-(ALA)n-NME, OBC1)", ylabel="microseconds per energy and forces")
-    axes.legend(fontsize=7)
+    if series:
+        axes.legend(fontsize=7)
     paths = []
-    for file, drawn in (("potential_rate.png", figure), ("potential_atoms.png", atoms if series else None)):
+    for file, drawn in (("potential_rate.png", rates), ("potential_atoms.png", atoms if series else None)):
         if drawn is not None:
             FigureCanvasAgg(drawn)
             with atomic_path(folder / file) as path:
                 drawn.savefig(path, dpi=150)
             paths.append(folder / file)
     return paths
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[dict[str, Any]], str]]:
+    """Return what is drawn as one line, and its style: Contexts by kind, the best of each, and every mode."""
+    found = {
+        "best single OpenMM context": ([row for row in rows if row["kind"] in SINGLES], ":"),
+        "default-platform loop": ([row for row in rows if row["kind"] == "default"], "-."),
+        "best pool of Contexts": ([row for row in rows if row["kind"] == "pool"], "--"),
+    }
+    for peer in dict.fromkeys(row["peer"] for row in rows if row["kind"] == "torch"):
+        found[peer] = [row for row in rows if row["peer"] == peer], "-"
+    return {label: line for label, line in found.items() if line[0]}
 
 
 def describe(
@@ -233,7 +235,7 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = arguments.systems or (SYSTEMS[:3] if arguments.quick else SYSTEMS)
     if arguments.quick:
-        arguments.repeats, arguments.batches, arguments.no_tensors = 3, (1, 256, 4096), True
+        arguments.repeats, arguments.batches, arguments.no_tensors = 3, (1, 64, 4096), True
     torch.set_num_threads(arguments.threads)
     if arguments.profile_gpu:
         for name in chosen:

@@ -11,8 +11,7 @@ import torch
 
 from openmm_bg import TorchPotential, systems
 from openmm_bg.geometry import dihedrals
-from openmm_bg.simulation import LangevinDynamics
-from openmm_bg.simulation.minimization import minimize
+from openmm_bg.simulation import LangevinDynamics, minimize
 from openmm_bg.systems import MolecularSystem
 
 SIZES = (12, 22, 42, 82, 172, 252, 502)  # atoms of ACE-(ALA)n-NME: 12 + 10 n
@@ -101,7 +100,7 @@ def _set_torsion(x: np.ndarray, atoms: Sequence[int], angle: float, moving: Iter
     turn = angle - float(dihedrals(x[None], np.array([atoms]))[0, 0])
     origin = x[atoms[2]]
     axis = (origin - x[atoms[1]]) / np.linalg.norm(origin - x[atoms[1]])
-    cross = np.cross(np.eye(3), axis)  # v @ cross = axis x v
+    cross = np.cross(np.eye(3), -axis)  # v @ cross = axis x v
     rotation = np.eye(3) + np.sin(turn) * cross.T + (1 - np.cos(turn)) * (cross @ cross).T
     moving = list(moving)
     x[moving] = (x[moving] - origin) @ rotation.T + origin

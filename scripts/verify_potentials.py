@@ -1,6 +1,6 @@
 """Measure the expensive acceptance figures of potentials and batched dynamics: docs/results/potentials.json.
 
-Resumable: each check writes its rows as soon as it is done, and is not run again unless --redo names it. The checks:
+Resumable: each check writes its rows as soon as it is done, and is not run again unless --redo names it.
 
     speed-SYSTEM   energies and forces a second over those of OpenMM (benchmark_potential.py)
     oscillators    batched Langevin dynamics of harmonic oscillators against theory
@@ -19,9 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,37 +27,21 @@ from typing import Any
 import numpy as np
 import torch
 from benchmark_peers import Bench
-from benchmark_potential import ACCEPTANCE, describe
+from benchmark_potential import ACCEPTANCE, BATCHES, describe
+from verify_walkers import INTERVAL, Alanine, Effort, OpenMMWalkers
 
-from openmm_bg import TorchPotential, systems
+from openmm_bg import TorchPotential
 from openmm_bg.analysis import Ramachandran, torsion_angles
 from openmm_bg.cli.console import say
 from openmm_bg.comparison import AGREEMENT, Ensemble, compare
 from openmm_bg.files import atomic_write_json
-from openmm_bg.reference import load_reference
-from openmm_bg.simulation import HybridMonteCarlo, LangevinDynamics, ParallelTempering
+from openmm_bg.simulation import HybridMonteCarlo, LangevinDynamics
 from openmm_bg.statistics import Estimate, z_score
 from openmm_bg.units import BOLTZMANN_CONSTANT, thermal_energy
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "potentials.json"
-INTERVAL = 50  # steps between frames
 WAVE_NUMBERS = (50.0, 500.0, 1500.0, 3000.0)  # 1/cm
 _LIGHT = 2.99792458e-2  # cm/ps
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is done.
-
-    Attributes:
-        threads: Threads of the potential, and walkers that OpenMM moves at a time.
-        short: Divides all lengths: 1, or more for a trial whose figures mean little.
-        advance: Moves the progress bar: a label, the steps done and all of them.
-    """
-
-    threads: int
-    short: int = 1
-    advance: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
 def entry(line: str, value: float, bound: str, holds: bool, **extra: Any) -> dict[str, Any]:
@@ -101,9 +83,9 @@ def moments(energies: np.ndarray) -> dict[str, Estimate]:
 
 def check_speed(name: str, effort: Effort) -> list[dict[str, Any]]:
     """Compare the fused potential with OpenMM on one system of the benchmark."""
-    repeats = 15 if effort.short == 1 else 3
-    bench = Bench(name, effort.threads, repeats, tensors=False)
-    bench.sweep((1, 256, 4096), True, lambda text: effort.advance(text, 0, 1))
+    bench = Bench(name, effort.threads, 3, tensors=False)
+    bench.sweep(BATCHES, True, lambda text: effort.advance(text, 0, 1))
+    bench.repeats = 15 if effort.short == 1 else 3
     ratios = bench.ratios(lambda text: effort.advance(text, 0, 1))
     errors = {peer.name: bench.errors[peer.name] for peer in bench.peers}
     bench.close()
@@ -134,9 +116,9 @@ def check_speed(name: str, effort: Effort) -> list[dict[str, Any]]:
 def stationary_variance(angular_frequency: float, timestep: float, friction: float) -> float:
     """Return <x^2> of the middle scheme for a harmonic oscillator, in units of its kT / k.
 
-    One step is linear, (x, v) -> M (x, v) + noise, so that its stationary covariance S solves S = M S M^T + Q. It is
-    exactly 1: the scheme has no error of the time step here (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102
-    (2013)); this is computed, not assumed.
+    One step is linear, (x, v) -> M (x, v) + noise, so that its stationary covariance S solves S = M S M^T + Q.
+    It is exactly 1, since the scheme has no error of the time step here (Leimkuhler and Matthews, J. Chem. Phys.
+    138, 174102 (2013)); this is computed, not assumed.
     """
     keep = np.exp(-friction * timestep)
     kick = np.array([[1.0, 0.0], [-(angular_frequency**2) * timestep, 1.0]])
@@ -198,145 +180,6 @@ def check_oscillators(effort: Effort) -> list[dict[str, Any]]:
 
 
 # Alanine dipeptide
-
-
-class Alanine:
-    """Alanine dipeptide with the settings of the reference that comes with the package.
-
-    Attributes:
-        molecule: The system.
-        reference: The reference at 300 K.
-        masses: Masses [Da], hydrogens heavier.
-        options: Time step and friction.
-        ladder: Temperatures [K], 300 K first.
-    """
-
-    def __init__(self, effort: Effort) -> None:
-        self.molecule = systems.load("alanine_dipeptide")
-        self.reference = load_reference("alanine_dipeptide", 300.0)
-        settings = self.reference.record["settings"]
-        masses = self.molecule.masses
-        self.masses = np.where(masses < 2.0, settings["hydrogen_mass"], masses)
-        self.options = {"timestep": settings["timestep"], "friction": settings["friction"]}
-        self.ladder = [300.0, *settings["ladder"]]
-        self.potential = TorchPotential.from_system(
-            self.molecule, dtype=torch.float32, threads=effort.threads
-        )
-        self._effort = effort
-
-    def dynamics(self, positions: Any, temperature: Any, seed: int, **options: Any) -> LangevinDynamics:
-        """Return batched Langevin dynamics."""
-        generator = torch.Generator().manual_seed(seed)
-        options = self.options | options
-        return LangevinDynamics(
-            self.potential, positions, self.masses, temperature, generator=generator, **options
-        )
-
-    def tempering(self, n_ladders: int, burn_in: int, seed: int) -> ParallelTempering:
-        """Return parallel tempering after a burn-in, the first half of which is at the highest temperature."""
-        temperatures = np.repeat(self.ladder, n_ladders)
-        start = np.repeat(self.molecule.positions[None], len(temperatures), axis=0)
-        ladders = ParallelTempering(self.dynamics(start, self.ladder[-1], seed), n_ladders=n_ladders)
-        for done in range(0, burn_in, INTERVAL):
-            if done == burn_in // 2 // INTERVAL * INTERVAL:
-                ladders.set_temperature(temperatures)
-            ladders.step(INTERVAL)
-            self._effort.advance("burn-in of the ladders", done, burn_in)
-        ladders.n_proposed[:], ladders.n_accepted[:] = 0, 0
-        return ladders
-
-    def starts(self, temperature: float, seed: int) -> torch.Tensor:
-        """Return equilibrium configurations with shape=(64 independent ladders, 8 times, n_atoms, 3)."""
-        short = self._effort.short
-        rung = self.ladder.index(temperature)
-        ladders = self.tempering(64, 20_000 // short, seed)
-        found = []
-        for _ in range(8):
-            for _ in range(2500 // INTERVAL // short + 1):
-                ladders.step(INTERVAL)
-            found.append(ladders.positions[rung * 64 : (rung + 1) * 64].clone())
-            self._effort.advance("starts", len(found), 8)
-        return torch.stack(found, dim=1)
-
-    def energies(self, dynamics: Any, n_frames: int, interval: int, label: str) -> tuple[np.ndarray, float]:
-        """Return energies with shape=(n_walkers, n_frames), and the steps a second of all walkers together."""
-        kept = np.empty((len(dynamics.positions), n_frames))
-        start = time.perf_counter()
-        for frame in range(n_frames):
-            dynamics.step(interval)
-            kept[:, frame] = dynamics.energy.double().numpy()
-            self._effort.advance(label, frame, n_frames)
-        return kept, kept.size * interval / (time.perf_counter() - start)
-
-
-class OpenMMWalkers:
-    """Independent walkers of OpenMM's LangevinMiddleIntegrator, a Context each, on the fastest platform.
-
-    Args:
-        alanine: The system, and the masses, time step and friction.
-        positions: Start positions [nm] with shape=(n_walkers, n_atoms, 3).
-        temperature: Temperature [K].
-        seed: Seed.
-        threads: The most threads to use.
-    """
-
-    def __init__(
-        self, alanine: Alanine, positions: np.ndarray, temperature: float, seed: int, threads: int
-    ) -> None:
-        candidates = [("Reference", {}, 1), ("Reference", {}, threads)]
-        candidates += [("CPU", {"Threads": "1"}, threads), ("CPU", {"Threads": str(threads)}, 1)]
-        rates = []
-        for platform, properties, workers in candidates:
-            self._open(alanine, positions[:workers], temperature, seed, (platform, properties, workers))
-            self.step(10)
-            start = time.perf_counter()
-            self.step(200)
-            rates.append(200 * workers / (time.perf_counter() - start))
-            self.close()
-        self.chosen = candidates[int(np.argmax(rates))]
-        self._open(alanine, positions, temperature, seed, self.chosen)
-
-    def _open(
-        self, alanine: Alanine, positions: np.ndarray, temperature: float, seed: int, how: tuple
-    ) -> None:
-        import openmm
-
-        platform, properties, workers = how
-        system = openmm.XmlSerializer.clone(alanine.molecule.system)
-        for force in reversed(range(system.getNumForces())):
-            if isinstance(system.getForce(force), openmm.CMMotionRemover):
-                system.removeForce(force)  # the batched dynamics has none
-        for k, mass in enumerate(alanine.masses):
-            system.setParticleMass(k, float(mass))
-        self._executor, self._contexts = ThreadPoolExecutor(workers), []
-        for k, x in enumerate(positions):
-            integrator = openmm.LangevinMiddleIntegrator(
-                temperature, alanine.options["friction"], alanine.options["timestep"]
-            )
-            integrator.setRandomNumberSeed(seed + k)
-            context = openmm.Context(
-                system, integrator, openmm.Platform.getPlatformByName(platform), properties
-            )
-            context.setPositions(x)
-            context.setVelocitiesToTemperature(temperature, seed + k)
-            self._contexts.append(context)
-
-    def step(self, n_steps: int) -> np.ndarray:
-        """Advance all walkers; return their energies [kJ/mol] with shape=(n_walkers, n_steps / INTERVAL)."""
-
-        def move(context: Any) -> list[float]:
-            found = []
-            for k in range(0, n_steps, INTERVAL):
-                context.getIntegrator().step(min(INTERVAL, n_steps - k))
-                found.append(context.getState(energy=True).getPotentialEnergy()._value)
-            return found
-
-        return np.array(list(self._executor.map(move, self._contexts)))
-
-    def close(self) -> None:
-        """Free the Contexts, after what is being done is done."""
-        self._executor.shutdown(cancel_futures=True)
-        self._contexts.clear()
 
 
 def check_dynamics(temperature: float, effort: Effort) -> list[dict[str, Any]]:

@@ -209,12 +209,17 @@ def _add(p: Program, x: int, y: int) -> int | None:
         return x
     if _is_negation(p, y):
         return p.call("subtract", x, p.steps[y].arguments[0])
-    return p.call("subtract", y, p.steps[x].arguments[0]) if _is_negation(p, x) else None
+    if _is_negation(p, x):
+        return p.call("subtract", y, p.steps[x].arguments[0])
+    # One order, so that y + x is x + y; two numbers are left to be added up.
+    return p._add(Step("call", "add", (y, x))) if y < x and not (p.is_number(x) and p.is_number(y)) else None
 
 
 def _subtract(p: Program, x: int, y: int) -> int | None:
     if p.is_number(y, 0.0):
         return x
+    if x == y and not p.is_number(x):  # also where it is undefined
+        return p.number(0.0)
     if p.is_number(x, 0.0):
         return p.call("negate", y)
     return p.call("add", x, p.steps[y].arguments[0]) if _is_negation(p, y) else None
@@ -255,6 +260,8 @@ def _negate(p: Program, x: int) -> int | None:
 def _divide(p: Program, x: int, y: int) -> int:
     if p.is_number(x) and p.is_number(y):
         return p.number(float(torch.tensor(p.steps[x].value, dtype=torch.float64) / p.steps[y].value))
+    if x == y:  # also where it is undefined
+        return p.number(1.0)
     return p.call("multiply", x, p.call("recip", y))  # several divisions by one number need one reciprocal
 
 

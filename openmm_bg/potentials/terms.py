@@ -301,7 +301,9 @@ class _Evaluate(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, None, *(grad * partial for partial in ctx.saved_tensors)
+        # What does not change a value passes nothing back, even where the energy's slope by it is infinite.
+        parts = (torch.where(partial == 0, 0.0, grad * partial) for partial in ctx.saved_tensors)
+        return None, None, None, *parts
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

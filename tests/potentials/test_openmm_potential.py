@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openmm
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from openmm_bg.errors import InputError
-from openmm_bg.potentials import OpenMMPotential
+from openmm_bg.potentials import OpenMMPotential, openmm_potential
 
 
 def relative_errors(energy, forces, expected):
@@ -126,6 +127,29 @@ def test_exception_of_one_configuration_does_not_abort_the_batch():
     expected[4] = np.inf
     np.testing.assert_allclose(energy, expected, rtol=1e-14)
     np.testing.assert_array_equal(forces[:, 0, 0], [-2, -2, -2, -2, 0, -2])
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), SystemExit("a thread ends")])
+def test_worker_that_dies_raises_and_the_next_batch_is_served(alanine, md_positions, monkeypatch, error):
+    """The caller gets the worker's error within seconds, never waits for it for ever."""
+    positions = torch.tensor(md_positions[:8])
+    with OpenMMPotential(alanine.system, platform="Reference", n_contexts=2) as potential:
+        expected = potential.energy(positions)
+        evaluate = openmm_potential._evaluate_chunk
+        calls = []
+
+        def dying(context, chunk, with_forces):
+            calls.append(len(chunk))
+            if len(calls) == 2:
+                raise error
+            return evaluate(context, chunk, with_forces)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(openmm_potential, "_evaluate_chunk", dying)
+            with ThreadPoolExecutor(1) as caller, pytest.raises(type(error)):
+                caller.submit(potential.energy, positions).result(timeout=30)
+        assert len(calls) == 2
+        assert torch.equal(potential.energy(positions), expected)
 
 
 def test_every_evaluation_is_counted(alanine, md_positions):

@@ -152,6 +152,7 @@ REFUSED = [
     (custom("besselj(r)"), "CustomBondForce has a wrong expression.*calls an unknown function 'besselj'"),
     (custom("r+"), "CustomBondForce has a wrong expression.*ends early"),
     (custom("r+1/0"), "contains an undefined number, like 1/0"),
+    (custom("log(1)^r"), "or its derivative, contains an undefined number, like 1/0"),
     (custom("pointdistance(r,0,0,0,0,0)"), "unknown function 'pointdistance'"),
     (
         changed("CustomCompoundBondForce", lambda f: f.setEnergyFunction("distance(p1,p5)")),

@@ -342,6 +342,29 @@ def test_expressions_with_singularities_and_jumps_are_accepted(text):
     assert_agrees(potential, Reference(system), positions, least=10)
 
 
+def test_powers_of_parameters_that_are_zero_are_accepted():
+    """As alchemical forces have them: only derivatives by the distance are needed, and these are defined."""
+    force = openmm.CustomBondForce("k*(alpha*(1-lambda)^b+r^2); lambda=1.0")
+    for name in ("k", "alpha", "b"):
+        force.addGlobalParameter(name, 2.0)
+    force.addBond(0, 1, [])
+    system = system_of(force, n_atoms=2)
+    potential = TorchPotential.from_system(system, mode="eager")
+    assert_agrees(potential, Reference(system), configurations(generator("powers"), 2), least=20)
+
+
+def test_a_discrete_table_that_does_not_reach_far_is_accepted():
+    """Beyond it, OpenMM's value is undefined: there is nothing to compare."""
+    force = openmm.CustomNonbondedForce("depths(floor(8*r))*r")
+    force.addTabulatedFunction("depths", openmm.Discrete1DFunction(range(1, 9)))
+    for _ in range(3):
+        force.addParticle([])
+    system = system_of(force, n_atoms=3)
+    potential = TorchPotential.from_system(system, mode="eager")
+    positions = 0.1 * np.random.default_rng(0).normal(size=(10, 3, 3))
+    assert_agrees(potential, Reference(system), positions, least=10)
+
+
 def test_an_energy_that_is_defined_nowhere_is_refused():
     force = openmm.CustomExternalForce("sqrt(-1-x^2)")
     force.addParticle(0, [])

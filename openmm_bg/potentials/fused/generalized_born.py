@@ -230,7 +230,12 @@ class SolventPasses:
             for here, (name, _, _, slopes) in zip(own, self.pair_values, strict=True):
                 there = b.load(writer.scratch, writer.at(self.slope_at[name], j))
                 one, two = (b.load(writer.scratch, writer.at(slopes + end, twice)) for end in (0, 1))
-                part = here * one + there * two
+                # A pair that does not change a value has no force, even where the slope by the value is infinite.
+                one, two = (
+                    b.where(b.compare(slope, "==", 0.0), 0.0, end * slope)
+                    for end, slope in ((here, one), (there, two))
+                )
+                part = one + two
                 total = part if total is None else total + part
             return times(difference, total)
 

@@ -187,7 +187,8 @@ def _check_grid(force: openmm.Force, name: str, values: np.ndarray, periodic: bo
 def check_expression(
     force: openmm.Force,
     text: str,
-    known: Collection[str],
+    inputs: Collection[str],
+    parameters: Collection[str],
     tables: dict[str, Table] | None = None,
     geometry: bool = False,
 ) -> frozenset[str]:
@@ -196,12 +197,13 @@ def check_expression(
     Args:
         force: The force.
         text: The expression.
-        known: The variables that it may use.
+        inputs: The variables that it may use and is differentiated by.
+        parameters: Those that it may use besides.
         tables: The functions that it may call beside those of OpenMM.
         geometry: Whether it may call ``distance(p1,p2)`` and the like, which need not be known.
 
     Raises:
-        InputError: If it cannot be read, uses another variable, or has an undefined number in it, like 1/0.
+        InputError: If it cannot be read, uses another variable, or it or its derivative has an undefined number.
     """
     try:
         expression = Expression(text, None, tables, geometry)
@@ -210,17 +212,20 @@ def check_expression(
         raise InputError(
             f"{label(force)} has a wrong expression, which has to be mended: {problem}."
         ) from error
-    if unknown := sorted(name for name in expression.variables if name not in known and "(" not in name):
+    known, used = {*inputs, *parameters}, expression.variables
+    if unknown := sorted(name for name in used if name not in known and "(" not in name):
         raise InputError(
             f"The expression {text!r} of {label(force)} uses {unknown[0]!r}, which is neither a parameter of "
             f"the force nor one of {', '.join(sorted(known))}; define it."
         )
-    if any(
-        step.kind == "number" and not math.isfinite(float(step.value)) for step in expression.program.steps
-    ):
+    program = expression.program
+    differentiated = sorted(name for name in used if name in inputs or "(" in name)
+    steps = [*program.steps, *program.with_gradient(differentiated).steps]
+    if any(step.kind == "number" and not math.isfinite(float(step.value)) for step in steps):
         # OpenMM would wait for ever: its simplification repeats until NaN equals NaN.
         raise InputError(
-            f"The expression {text!r} of {label(force)} contains an undefined number, like 1/0; mend it."
+            f"The expression {text!r} of {label(force)}, or its derivative, contains an undefined number, "
+            "like 1/0; mend it."
         )
     return expression.variables
 

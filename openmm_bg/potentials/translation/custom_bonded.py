@@ -93,8 +93,8 @@ def _custom(
     """Return the term of a force whose groups are pairs of particles and parameters."""
     constants, tables = global_parameters(force), tables_of(force)
     text = force.getEnergyFunction()
-    known = [*inputs, *names, *constants]
-    variables = check_expression(force, text, known, tables, geometry=functions is not None)
+    parameters = [*names, *constants]
+    variables = check_expression(force, text, inputs, parameters, tables, geometry=functions is not None)
     if not groups:
         return []
     inputs = {name: inputs[name] for name in inputs if name in variables}
@@ -102,5 +102,5 @@ def _custom(
         inputs |= functions(sorted(variables))
     atoms = atoms_of(force, thing, [list(particles) for particles, _ in groups], n_atoms)
     columns = finite_table(force, thing, names, [values for _, values in groups])
-    parameters = dict(zip(names, columns, strict=True))
-    return [bonded_term(text, inputs, parameters, atoms, constants, tables)]
+    by_name = dict(zip(names, columns, strict=True))
+    return [bonded_term(text, inputs, by_name, atoms, constants, tables)]

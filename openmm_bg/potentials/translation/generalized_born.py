@@ -55,11 +55,12 @@ def custom_gb(force: openmm.CustomGBForce, n_atoms: int) -> list[Term]:
 
     def expression(text: str, kind: str, computed: list[str]) -> str:
         if kind == "single":
-            check_expression(force, text, [*"xyz", *constants, *names, *computed], tables)
+            check_expression(force, text, [*"xyz", *computed], [*constants, *names], tables)
             return text
-        known = ["r", *constants, *(f"{name}{end}" for name in [*names, *computed] for end in (1, 2))]
-        check_expression(force, text, known, tables)
-        return text if cutoff is None else with_cutoff(text, cutoff, None, [*known, *tables])
+        inputs = ["r", *(f"{name}{end}" for name in computed for end in (1, 2))]
+        known = [*constants, *(f"{name}{end}" for name in names for end in (1, 2))]
+        check_expression(force, text, inputs, known, tables)
+        return text if cutoff is None else with_cutoff(text, cutoff, None, [*inputs, *known, *tables])
 
     values, energies, computed = [], [], []
     for number in range(force.getNumComputedValues()):

@@ -158,15 +158,15 @@ def custom_nonbonded(force: openmm.CustomNonbondedForce, n_atoms: int) -> list[T
     parameters = dict(zip(names, columns, strict=True))
     for k in range(force.getNumComputedValues()):
         name, text = force.getComputedValueParameters(k)
-        check_expression(force, text, [*names, *constants], tables)
+        check_expression(force, text, [], [*names, *constants], tables)
         inputs = {key: torch.from_numpy(column) for key, column in zip(names, columns, strict=True)}
         value = torch.as_tensor(Expression(text, constants, tables)(inputs), dtype=torch.float64)
         parameters[name] = finite_table(
             force, f"computed value {k} of particle", [name], value.expand(n_atoms).numpy()
         )[0]
     text = force.getEnergyFunction()
-    known = ["r", *constants, *(f"{name}{end}" for name in parameters for end in (1, 2))]
-    check_expression(force, text, known, tables)
+    known = [*constants, *(f"{name}{end}" for name in parameters for end in (1, 2))]
+    check_expression(force, text, ["r"], known, tables)
     if method == openmm.CustomNonbondedForce.CutoffNonPeriodic:
         cutoff = finite_number(force, "cutoff distance", force.getCutoffDistance())
         switch = None
