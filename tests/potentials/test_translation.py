@@ -415,3 +415,26 @@ def test_construction_for_hundreds_of_atoms_takes_seconds():
     start = time.perf_counter()
     TorchPotential.from_system(system_of(charges, solvent, n_atoms=n_atoms), mode="eager")
     assert time.perf_counter() - start < 10.0
+
+
+@pytest.mark.parametrize("mode", ["eager", "fused"])
+def test_value_of_zero_under_a_singular_function(mode):
+    """As in Finnis-Sinclair potentials: no neighbour within the cutoff, and the slope by their sum is infinite."""
+    system, force = openmm.System(), openmm.CustomGBForce()
+    force.addPerParticleParameter("q")
+    force.addComputedValue("A", "(0.5-r)^2", force.ParticlePair)
+    force.addEnergyTerm("-sqrt(A)*q", force.SingleParticle)
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.5)
+    for k in range(4):
+        system.addParticle(1.0)
+        force.addParticle([1.0 + k])
+    system.addForce(force)
+    positions = np.array([[[0, 0, 0], [0.3, 0, 0], [0, 0.35, 0], [3, 3, 3.0]]])
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    context.setPositions(positions[0])
+    state = context.getState(energy=True, forces=True)
+    energy, forces = TorchPotential.from_system(system, mode=mode).energy_and_forces(positions)
+    np.testing.assert_allclose(energy[0], state.getPotentialEnergy()._value, rtol=1e-12)
+    np.testing.assert_allclose(forces[0], state.getForces(asNumpy=True)._value, rtol=1e-10, atol=1e-12)
