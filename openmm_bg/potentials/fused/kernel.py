@@ -164,7 +164,15 @@ class KernelWriter:
 
     def add_energy(self, energy: Vector) -> None:
         """Add to the energy."""
-        self.b.store(self.b.load(self.energy) + energy, self.energy)
+        # The rounding error of every addition is kept (Neumaier, 1974): energies are small differences of large
+        # sums.
+        b = self.b
+        total = b.load(self.energy)
+        new = total + energy
+        kept = new - total
+        error = (total - (new - kept)) + (energy - kept)
+        b.store(new, self.energy)
+        b.store(b.load(self.energy_error) + error, self.energy_error)
 
     def stored(self, sources: dict[str, Source], rows: dict[str, ir.Value]) -> Callable[[str, int], Vector]:
         """Return a function that loads numbers of these sources, each at its row."""
@@ -204,7 +212,7 @@ class KernelWriter:
             reals.append(table_numbers(table))
             n_reals += len(reals[-1])
         b = self.b
-        self.energy = b.variable()
+        self.energy, self.energy_error = b.variable(), b.variable()
         with b.loop(self.function.args[0], self.function.args[1]) as block:
             self.copy_in(block)
             for term in bonded:
@@ -237,6 +245,7 @@ class KernelWriter:
         """Copy the coordinates of a block to the workspace, one configuration to a lane."""
         b = self.b
         b.store(b.zero(), self.energy)
+        b.store(b.zero(), self.energy_error)
         rows = self.rows_of_block(block)
         with b.loop(0, 3 * self.n_atoms) as k:
             numbers = []
@@ -252,7 +261,10 @@ class KernelWriter:
     def copy_out(self, block: ir.Value) -> None:
         """Copy energies and forces to where the caller wants them."""
         b = self.b
-        b.store(b.load(self.energy), self.function.args[3], block)
+        energy, error = b.load(self.energy), b.load(self.energy_error)
+        # Of an infinite energy the error is not a number.
+        finite = b.compare(error, "==", error)
+        b.store(energy + b.where(finite, error, 0.0), self.function.args[3], block)
         if not self.with_forces:
             return
         rows = self.rows_of_block(block)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,20 +76,28 @@ class PairLoop:
             return
         writer, b = self.writer, self.writer.b
 
+        row_energy = b.variable()
+
         def body(i: ir.Value, j: ir.Value, row: ir.Value, difference: Point) -> Point | None:
             r = distance(b, difference)
             slope = None
             for one in self.bodies:
                 energy, own = one(Pair(i, j, row, r))
-                writer.add_energy(energy)
+                b.store(b.load(row_energy) + energy, row_energy)
                 slope = own if slope is None else slope + own
             return None if slope is None else times(difference, over_distance(b, slope, r))
 
-        def all_of(functions: list[Callable[[ir.Value], None]], i: ir.Value) -> None:
-            for function in functions:
+        def row_start(i: ir.Value) -> None:
+            b.store(b.zero(), row_energy)
+            for function in self.row_starts:
                 function(i)
 
-        self.each(body, partial(all_of, self.row_starts), partial(all_of, self.row_ends))
+        def row_end(i: ir.Value) -> None:
+            writer.add_energy(b.load(row_energy))
+            for function in self.row_ends:
+                function(i)
+
+        self.each(body, row_start, row_end)
 
 
 def distance(b: FunctionBuilder, difference: Point) -> Vector:
