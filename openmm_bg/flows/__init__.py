@@ -9,11 +9,15 @@ import torch
 from openmm_bg.errors import ModelFileError
 from openmm_bg.flows.base import Flow
 from openmm_bg.flows.spline_flow import SplineFlow
+from openmm_bg.flows.temperature_steerable import TemperatureSteerableFlow
 
-__all__ = ["Flow", "SplineFlow", "flow_from_config"]
+__all__ = ["Flow", "SplineFlow", "TemperatureSteerableFlow", "flow_from_config"]
 
 
-def flow_from_config(config: dict[str, Any]) -> Flow:
+FLOWS = {"SplineFlow": SplineFlow, "TemperatureSteerableFlow": TemperatureSteerableFlow}
+
+
+def flow_from_config(config: dict[str, Any]) -> Flow | TemperatureSteerableFlow:
     """Rebuild a flow from what its ``config`` returned; load its state afterwards.
 
     Raises:
@@ -25,9 +29,7 @@ def flow_from_config(config: dict[str, Any]) -> Flow:
         own = config["coordinates"]
         coordinates = COORDINATES[own["kind"]].from_config(own)
         coordinates.circular[torch.as_tensor(config["circular"], dtype=torch.int64)] = True
-        if config["kind"] != "SplineFlow":
-            raise KeyError(config["kind"])
-        return SplineFlow(coordinates, config["temperature"], **config["settings"])
+        return FLOWS[config["kind"]](coordinates, config["temperature"], **config["settings"])
     except (KeyError, TypeError) as error:
         raise ModelFileError(
             f"The model has parts that this version does not know ({error}); use the version that wrote it."

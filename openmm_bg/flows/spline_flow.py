@@ -11,6 +11,7 @@ import torch
 from nflows.transforms import CompositeTransform
 
 from openmm_bg.flows.base import Flow
+from openmm_bg.flows.masks import coupling_masks
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
@@ -64,7 +65,7 @@ class SplineFlow(Flow):
         layers = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for mask in _masks(circular, n_layers, generator):
+            for mask in coupling_masks(circular, n_layers, generator):
                 shift = (torch.rand(int(circular.sum()), generator=generator) * 2.0 - 1.0) * math.pi
                 layers.append(CircularShift(circular, shift))
                 layers.append(
@@ -179,20 +180,3 @@ class SplineFlow(Flow):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_twin": None}
-
-
-def _masks(circular: torch.Tensor, n_layers: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Random halves of the features and their complements; angles and other features are halved apart."""
-    masks: list[torch.Tensor] = []
-    size = len(circular)
-    while len(masks) < n_layers:
-        mask = torch.zeros(size, dtype=torch.bool)
-        for kind in (circular, ~circular):
-            members = torch.nonzero(kind).flatten()
-            members = members[torch.randperm(len(members), generator=generator)]
-            # Which half gets the odd member alternates at random, so that none is favoured.
-            half = (len(members) + int(torch.randint(2, (1,), generator=generator))) // 2
-            mask[members[:half]] = True
-        masks += [mask, ~mask]
-    masks = masks[:n_layers]
-    return [mask for mask in masks if mask.any()] or [torch.ones(size, dtype=torch.bool)]

@@ -1,5 +1,6 @@
 """Invertible maps: between positions and features, and between features."""
 
+from openmm_bg.transforms.affine import AffineCoupling
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.cartesian import CartesianCoordinates
 from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
@@ -13,6 +14,7 @@ COORDINATES: dict[str, type[Coordinates]] = {
 
 __all__ = [
     "COORDINATES",
+    "AffineCoupling",
     "CartesianCoordinates",
     "CircularShift",
     "Coordinates",

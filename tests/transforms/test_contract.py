@@ -7,7 +7,7 @@ import torch
 from nflows.transforms import CompositeTransform
 from torch.autograd.functional import jacobian
 
-from openmm_bg.transforms import CartesianCoordinates, CircularShift, SplineCoupling
+from openmm_bg.transforms import AffineCoupling, CartesianCoordinates, CircularShift, SplineCoupling
 
 CIRCULAR = torch.tensor([True, False, False, True, False, True, False])
 ALTERNATING = torch.tensor([True, False] * 4)[:7]
@@ -27,11 +27,20 @@ def _coupling(mask, circular=CIRCULAR):
     )
 
 
+def _affine(mask, volume_preserving, circular=CIRCULAR):
+    layer = AffineCoupling(mask, circular, volume_preserving=volume_preserving, hidden_features=16)
+    return _randomise(layer, scale=0.2)
+
+
 TRANSFORMS = {
     "spline coupling": lambda: _coupling(ALTERNATING),
     "spline coupling, all transformed": lambda: _coupling(torch.ones(7, dtype=torch.bool)),
     "spline coupling, angles only": lambda: _coupling(CIRCULAR),
     "spline coupling, no angles": lambda: _coupling(ALTERNATING, torch.zeros(7, dtype=torch.bool)),
+    "affine coupling": lambda: _affine(ALTERNATING, False),
+    "affine coupling, volume-preserving": lambda: _affine(ALTERNATING, True),
+    "affine coupling, angles only": lambda: _affine(CIRCULAR, True),
+    "affine coupling, all transformed": lambda: _affine(torch.ones(7, dtype=torch.bool), True),
     "circular shift": lambda: _randomise(CircularShift(CIRCULAR, torch.tensor([0.3, -2.0, 3.0]))),
     "composite": lambda: CompositeTransform(
         [

@@ -1,0 +1,275 @@
+"""The temperature-steerable flow: its density at one temperature fixes that at all others."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from nflows.transforms import CompositeTransform
+from torch import nn
+
+from openmm_bg.errors import InputError
+from openmm_bg.flows.masks import coupling_masks
+from openmm_bg.tensors import positions_tensor
+from openmm_bg.transforms.affine import AffineCoupling
+from openmm_bg.transforms.base import Coordinates
+from openmm_bg.units import kelvin
+
+
+class TemperatureSteerableFlow(nn.Module):
+    """A flow of positions and auxiliary momenta p that obeys log q_T(x, p) = (T0 / T) log q_T0(x, p) + constant.
+
+    A Boltzmann distribution obeys the same law. It holds because the prior of the latents obeys it (normal with
+    variance T / T0; angles uniform) and every map has a constant Jacobian: volume-preserving couplings, one
+    trainable scale of the real latents, and unit-Jacobian coordinates.
+
+    Momenta are dimensionless, and at temperature T they are normal with variance T / T0 in the target: weights and
+    acceptance ratios live in the joint space, with the target exp(-U / kT) N(p; 0, T / T0).
+
+    Source: Dibak et al., Temperature-steerable flows (2021), section 2.
+
+    Args:
+        coordinates: The fitted map between positions and features; its Jacobian must be constant.
+        temperature: The temperature of training T0 [K].
+        n_momenta: Auxiliary momenta; as many as features if not given.
+        n_layers: Coupling layers. Every two are conditioned on complementary random halves.
+        hidden_features: Width of the conditioners.
+        n_hidden: Hidden layers of the conditioners.
+        seed: Seed of masks and initial weights.
+    """
+
+    def __init__(
+        self,
+        coordinates: Coordinates,
+        temperature: float,
+        *,
+        n_momenta: int | None = None,
+        n_layers: int = 12,
+        hidden_features: int = 128,
+        n_hidden: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.coordinates = coordinates
+        self.n_atoms = coordinates.n_atoms
+        self.temperature = kelvin(temperature)
+        self.n_momenta = coordinates.n_features if n_momenta is None else n_momenta
+        if self.n_momenta < 0:
+            raise InputError(f"n_momenta must not be negative, and is {n_momenta}.")
+        self._settings = {
+            "n_momenta": self.n_momenta,
+            "n_layers": n_layers,
+            "hidden_features": hidden_features,
+            "n_hidden": n_hidden,
+            "seed": seed,
+        }
+        circular = torch.cat([coordinates.circular.cpu(), torch.zeros(self.n_momenta, dtype=torch.bool)])
+        self.register_buffer("_circular", circular, persistent=False)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = [
+                AffineCoupling(
+                    mask,
+                    circular,
+                    volume_preserving=True,
+                    hidden_features=hidden_features,
+                    n_hidden=n_hidden,
+                )
+                for mask in coupling_masks(circular, n_layers, generator)
+            ]
+        self.transform = CompositeTransform(layers)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self._twin: tuple[Any, TemperatureSteerableFlow] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network."""
+        return self.log_scale.dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision of the network; the coordinates stay in float64."""
+        self.transform.to(dtype)
+        self.log_scale.data = self.log_scale.data.to(dtype)
+
+    def sample(
+        self,
+        n: int,
+        temperature: float | None = None,
+        *,
+        generator: torch.Generator,
+        frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw configurations and momenta.
+
+        Args:
+            n: How many.
+            temperature: Temperature [K]; the training temperature if not given.
+            generator: Source of randomness.
+            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the samples take.
+
+        Returns:
+            Positions [nm] with shape=(n, n_atoms, 3), NaN where a draw is outside the domain; momenta with
+            shape=(n, n_momenta); and their joint log-densities with shape=(n,); all float64.
+        """
+        ratio = self._ratio(temperature)
+        with torch.no_grad():
+            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self.log_scale.device))[0]
+            # The configurations are those of this state in float64, and so is their density.
+            state = state.double()
+            features, momenta = self._parted(state)
+            positions, logabsdet = self.coordinates.inverse(features, frame=frame)
+            log_q = self._exact().state_log_prob(state, ratio)
+            return positions, momenta, log_q - logabsdet
+
+    def log_prob(self, positions: Any, momenta: Any, temperature: float | None = None) -> torch.Tensor:
+        """Return exact joint log-densities with shape=(batch,) in float64; -inf outside the domain.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            momenta: Momenta with shape=(batch, n_momenta).
+            temperature: Temperature [K]; the training temperature if not given.
+
+        Raises:
+            InputError: If no momenta are given: the density of positions alone is an integral over momenta,
+                which `estimate_log_prob` estimates.
+        """
+        positions = positions_tensor(positions).to(self.log_scale.device)
+        if not isinstance(momenta, (torch.Tensor, np.ndarray)) or np.ndim(momenta) != 2:
+            raise InputError(
+                "A temperature-steerable flow has a density of positions and momenta: call log_prob(positions, "
+                "momenta, temperature); estimate_log_prob estimates that of positions alone."
+            )
+        momenta = torch.as_tensor(momenta, dtype=torch.float64, device=positions.device)
+        if momenta.shape != (len(positions), self.n_momenta):
+            raise InputError(
+                f"The momenta must have the shape ({len(positions)}, {self.n_momenta}), not {tuple(momenta.shape)}."
+            )
+        with torch.no_grad():
+            features, logabsdet = self.coordinates.forward(positions)
+            outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
+            features = torch.where(outside[:, None], 0.0, features)
+            state = torch.cat([features, momenta], dim=1)
+            log_q = self._exact().state_log_prob(state, self._ratio(temperature)) + logabsdet
+            return torch.where(outside, -torch.inf, log_q)
+
+    def estimate_log_prob(
+        self, positions: Any, temperature: float | None = None, *, n_momenta: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Estimate the log-density of positions alone, by importance sampling over momenta.
+
+        The density's estimate is unbiased, that of its logarithm too low on average; it rises with the number
+        of momenta drawn. Not for weights: the joint density gives exact ones.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            temperature: Temperature [K]; the training temperature if not given.
+            n_momenta: Draws of momenta for each configuration.
+            generator: Source of randomness.
+        """
+        terms = []
+        for _ in range(n_momenta):
+            momenta = self.sample_momenta(len(positions), temperature, generator=generator)
+            joint = self.log_prob(positions, momenta, temperature)
+            terms.append(joint - self.momenta_log_prob(momenta, temperature))
+        return torch.logsumexp(torch.stack(terms), dim=0) - math.log(n_momenta)
+
+    def sample_momenta(
+        self, n: int, temperature: float | None = None, *, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Draw momenta of the target with shape=(n, n_momenta), float64."""
+        draw = torch.randn(n, self.n_momenta, generator=generator, dtype=torch.float64)
+        return draw * math.sqrt(self._ratio(temperature))
+
+    def momenta_log_prob(self, momenta: torch.Tensor, temperature: float | None = None) -> torch.Tensor:
+        """Return the target's log-density of momenta with shape=(batch,)."""
+        ratio = self._ratio(temperature)
+        return _normal_log_prob(momenta, ratio)
+
+    def in_domain(self, positions: Any) -> torch.Tensor:
+        """Tell which configurations the flow can propose (chirality, labels), with shape=(batch,)."""
+        positions = positions_tensor(positions).to(self.log_scale.device)
+        return torch.isfinite(self.coordinates.forward(positions)[1])
+
+    def state_log_prob(self, state: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the log-density of features and momenta, in the network's precision.
+
+        Args:
+            state: Features and momenta with shape=(batch, n_features + n_momenta).
+            ratio: T / T0.
+        """
+        z, logabsdet = self.state_forward(state.to(self.dtype))
+        return self.base_log_prob(z, ratio) + logabsdet
+
+    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features and momenta to latents."""
+        z, logabsdet = self.transform(state)
+        return self._scaled(z, self.log_scale), logabsdet + self._scale_logabsdet(z, self.log_scale)
+
+    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map latents to features and momenta."""
+        state, logabsdet = self.transform.inverse(self._scaled(z, -self.log_scale))
+        return state, logabsdet + self._scale_logabsdet(z, -self.log_scale)
+
+    def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
+        """Draw latents with shape=(n, n_features + n_momenta), in the network's precision."""
+        circular = self._circular.cpu()
+        z = torch.randn(n, len(circular), generator=generator, dtype=self.dtype) * math.sqrt(ratio)
+        uniform = torch.rand(n, int(circular.sum()), generator=generator, dtype=self.dtype)
+        z[:, circular] = (2.0 * uniform - 1.0) * math.pi
+        return z
+
+    def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the prior's log-density of latents with shape=(batch,)."""
+        n_angles = int(self._circular.sum())
+        return _normal_log_prob(z[:, ~self._circular], ratio) - n_angles * math.log(2.0 * math.pi)
+
+    def config(self) -> dict[str, Any]:
+        """Return what is needed to rebuild the flow, as JSON."""
+        return {
+            "kind": "TemperatureSteerableFlow",
+            "temperature": self.temperature,
+            "coordinates": self.coordinates.config(),
+            "circular": np.flatnonzero(self.coordinates.circular.cpu().numpy()).tolist(),
+            "settings": self._settings,
+        }
+
+    def _parted(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n_features = len(self._circular) - self.n_momenta
+        return state[:, :n_features], state[:, n_features:]
+
+    def _real_coordinates(self) -> torch.Tensor:
+        """Which latents the trainable scale acts on: those of coordinates, neither angles nor momenta."""
+        real = ~self._circular
+        real[len(real) - self.n_momenta :] = False
+        return real
+
+    def _scaled(self, z: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+        return torch.where(self._real_coordinates(), z * log_scale.exp(), z)
+
+    def _scale_logabsdet(self, z: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+        return (int(self._real_coordinates().sum()) * log_scale).expand(len(z))
+
+    def _ratio(self, temperature: float | None) -> float:
+        return 1.0 if temperature is None else kelvin(temperature) / self.temperature
+
+    def _exact(self) -> TemperatureSteerableFlow:
+        """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
+        if self.dtype == torch.float64:
+            return self
+        version = tuple(p._version for p in self.parameters())
+        if self._twin is None or self._twin[0] != version:
+            self._twin = None
+            self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
+        return self._twin[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_twin": None}
+
+
+def _normal_log_prob(values: torch.Tensor, variance: float) -> torch.Tensor:
+    constant = 0.5 * values.shape[1] * math.log(2.0 * math.pi * variance)
+    return -0.5 * values.square().sum(1) / variance - constant
