@@ -16,7 +16,7 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="The directory that openmm-bg simulate wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory of the model.")],
-    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 5000,
+    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 6500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the flow and of the training.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     batch_size: Annotated[

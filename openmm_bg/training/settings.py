@@ -43,7 +43,7 @@ class TrainingSettings:
         InputError: If a setting makes no sense.
     """
 
-    n_steps: int = 5000
+    n_steps: int = 6500
     batch_size: int = 256
     kl_batch_size: int = 256
     learning_rate: float = 1e-3

@@ -68,7 +68,7 @@ class AffineCoupling(Transform):
         seen = torch.cat([angles.cos(), angles.sin(), inputs[:, self._seen_others]], dim=1)
         if seen.shape[1] == 0:
             seen = inputs.new_ones(len(inputs), 1)
-        log_scale = self.scale(seen)
+        log_scale = self.scale(seen)[:, : len(self._others)]
         log_scale = _LARGEST_LOG_SCALE * torch.tanh(log_scale / _LARGEST_LOG_SCALE)
         if self.volume_preserving and log_scale.shape[1]:
             log_scale = log_scale - log_scale.mean(dim=1, keepdim=True)
@@ -92,7 +92,7 @@ def _network(
     for _ in range(n_hidden):
         layers += [nn.Linear(width, hidden_features), activation()]
         width = hidden_features
-    last = nn.Linear(width, n_outputs)
+    last = nn.Linear(width, max(1, n_outputs))
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
