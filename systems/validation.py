@@ -24,8 +24,8 @@ def check_system(system: openmm.System) -> None:
 
     if count := system.getNumConstraints():
         raise InputError(
-            f"The system has {count} constraints, and a flow proposes all bond lengths: build it with "
-            "constraints=None and rigidWater=False (openmmtools: "
+            f"The system has {count} constraint{'s' if count > 1 else ''}, but all 3N coordinates must be free "
+            "to move, bond lengths included: build it with constraints=None and rigidWater=False (openmmtools: "
             "testsystems.AlanineDipeptideImplicit(constraints=None))."
         )
     particles = range(system.getNumParticles())
@@ -41,8 +41,9 @@ def check_system(system: openmm.System) -> None:
         )
     if system.usesPeriodicBoundaryConditions():
         raise InputError(
-            "The system is periodic; build it with nonbondedMethod=NoCutoff and implicit solvent "
-            "(explicit solvent and crystals are not supported)."
+            f"The system is periodic ({_periodic_force(system)}): build it with nonbondedMethod=NoCutoff or "
+            "CutoffNonPeriodic, constraints=None and implicit solvent (explicit solvent and crystals are not "
+            "supported)."
         )
     masses = [system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles]
     if not all(np.isfinite(mass) and mass > 0 for mass in masses):
@@ -52,3 +53,21 @@ def check_system(system: openmm.System) -> None:
         raise InputError(
             "The system has no particles or no forces: it has no Boltzmann distribution to learn."
         )
+
+
+def _periodic_force(system: openmm.System) -> str:
+    """Return what makes a system periodic, e.g. ``NonbondedForce uses PME``."""
+    import openmm
+
+    for force in system.getForces():
+        try:
+            periodic = force.usesPeriodicBoundaryConditions()
+        except openmm.OpenMMException:  # a kind of force that does not tell
+            continue
+        if periodic:
+            method = force.getNonbondedMethod() if hasattr(force, "getNonbondedMethod") else None
+            for name in ("CutoffPeriodic", "Ewald", "PME", "LJPME"):
+                if method is not None and getattr(force, name, None) == method:
+                    return f"{type(force).__name__} uses {name}"
+            return f"{type(force).__name__} uses periodic boundary conditions"
+    return "one of its forces says so"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
-from openmm_bg.units import nanometers
+from openmm_bg.tensors import numbers_tensor
 
 
 class Potential(ABC):
@@ -17,7 +16,8 @@ class Potential(ABC):
 
     Positions have shape=(batch, n_atoms, 3) [nm], energies shape=(batch,) [kJ/mol] and forces
     shape=(batch, n_atoms, 3) [kJ/mol/nm]. A configuration whose energy is not finite (NaN positions
-    included) gets the energy ``+inf`` and the force zero; the others are not affected.
+    included) gets the energy ``+inf`` and the force zero; the others are not affected. Where a finite energy has no
+    gradient (atoms in the same place, say), the components of the force that are undefined are zero.
 
     Attributes:
         n_atoms: The number of atoms.
@@ -48,7 +48,7 @@ class Potential(ABC):
             positions: Configurations [nm] with shape=(batch, n_atoms, 3).
 
         Raises:
-            InputError: If the shape is wrong.
+            InputError: If they are not floating-point numbers [nm] of this shape.
         """
         return _Energy.apply(self._as_batch(positions), self)
 
@@ -59,16 +59,13 @@ class Potential(ABC):
             positions: Configurations [nm] with shape=(batch, n_atoms, 3).
 
         Raises:
-            InputError: If the shape is wrong.
+            InputError: If they are not floating-point numbers [nm] of this shape.
         """
         energy, forces = self._finite(self._as_batch(positions).detach(), with_forces=True)
         return energy, forces
 
     def _as_batch(self, positions: Any) -> torch.Tensor:
-        positions = nanometers(positions)
-        if not isinstance(positions, torch.Tensor):
-            # A copy: torch warns of read-only arrays, and would round lists to float32.
-            positions = torch.from_numpy(np.array(positions))
+        positions = numbers_tensor(positions)
         if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
             raise InputError(
                 f"Positions must have the shape (batch, {self.n_atoms}, 3), not {tuple(positions.shape)}."
@@ -86,6 +83,9 @@ class Potential(ABC):
             energy = torch.where(bad, torch.inf, energy)
             if forces is not None:
                 forces = torch.where(bad[:, None, None], 0.0, forces)
+        if forces is not None and not torch.isfinite(forces.sum()):
+            # Atoms in the same place, or in line: the energy may be finite where its gradient has no direction.
+            forces = torch.where(torch.isfinite(forces), forces, 0.0)
         return energy, forces
 
 
@@ -97,13 +97,26 @@ class _Energy(torch.autograd.Function):
         needs_forces = ctx.needs_input_grad[0]
         energy, forces = potential._finite(positions.detach(), with_forces=needs_forces)
         if needs_forces:
-            ctx.save_for_backward(forces)
+            ctx.save_for_backward(positions, forces)
         return energy
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (forces,) = ctx.saved_tensors
+        positions, forces = ctx.saved_tensors
+        return _Gradient.apply(positions, forces, grad), None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of energies, which refuses to be differentiated again: it would silently be zero."""
+
+    @staticmethod
+    def forward(ctx: Any, positions: torch.Tensor, forces: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         # A sample with infinite energy has force zero; its incoming gradient may be NaN (0 * inf).
         weight = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
-        return -forces * weight[:, None, None], None
+        return -forces * weight[:, None, None]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> None:
+        raise InputError(
+            "A potential has no second derivatives by autograd; take finite differences of its forces."
+        )

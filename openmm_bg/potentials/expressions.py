@@ -17,7 +17,7 @@ from openmm_bg.potentials.programs import Program
 from openmm_bg.potentials.tables import Table
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<symbol>[-+*/^(),]))"
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_.]*)|(?P<symbol>[-+*/^(),]))"
 )
 # Operator: (precedence, right-associative, function).
 _OPERATORS = {"+": (0, False, "add"), "-": (0, False, "subtract"), "*": (1, False, "multiply")} | {
@@ -58,7 +58,10 @@ class Expression:
         definitions: dict[str, int] = {}
 
         def parse(part: str) -> int:
-            return _Parser(program, part, definitions, constants or {}, geometry).parse()
+            try:
+                return _Parser(program, part, definitions, constants or {}, geometry).parse()
+            except RecursionError:
+                raise InputError(f"The expression {text[:40]!r}... is nested too deeply.") from None
 
         parts = [part for part in text.split(";") if part.strip()]
         if not parts:
@@ -66,7 +69,7 @@ class Expression:
         # As in Lepton, a definition sees those to the right of it.
         for part in reversed(parts[1:]):
             name, equals, body = part.partition("=")
-            if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name.strip()):
+            if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", name.strip()):
                 raise InputError(f"The part {part.strip()!r} of {text!r} is not a definition like 'a=2*x'.")
             definitions[name.strip()] = parse(body)
         root = parse(parts[0])

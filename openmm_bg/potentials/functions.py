@@ -48,6 +48,16 @@ def _select(condition: Value, yes: Value, no: Value) -> Value:
     return torch.where(condition != 0, yes, no)
 
 
+def _minimum(x: Value, y: Value) -> Value:
+    x, y = _tensors(x, y)
+    return torch.where(x < y, x, y)  # of an undefined x, OpenMM makes y
+
+
+def _maximum(x: Value, y: Value) -> Value:
+    x, y = _tensors(x, y)
+    return torch.where(x > y, x, y)
+
+
 def _linear(name: str) -> Callable:
     """Return the tangent of a function that is linear in all its arguments."""
     return lambda p, args, out, dots: p.call(name, *dots)
@@ -161,8 +171,8 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "erf": Function(1, torch.erf, _chain(_gaussian(_TWO_OVER_ROOT_PI))),
     "erfc": Function(1, torch.erfc, _chain(_gaussian(-_TWO_OVER_ROOT_PI))),
-    "min": Function(2, lambda x, y: torch.minimum(*_tensors(x, y)), _choose(smaller_first=True)),
-    "max": Function(2, lambda x, y: torch.maximum(*_tensors(x, y)), _choose(smaller_first=False)),
+    "min": Function(2, _minimum, _choose(smaller_first=True)),
+    "max": Function(2, _maximum, _choose(smaller_first=False)),
     "abs": Function(1, torch.abs, _abs_tangent),
     "floor": Function(1, torch.floor, _zero),
     "ceil": Function(1, torch.ceil, _zero),

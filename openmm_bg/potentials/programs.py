@@ -241,7 +241,7 @@ def _multiply(p: Program, x: int, y: int) -> int | None:
         return p.call("multiply", p.number(-p.steps[x].value), p.steps[y].arguments[0])
     if p.is_number(x) and not p.is_number(y):  # 2 (3 x) is 6 x
         inner = p.steps[y]
-        if inner.value == "multiply" and p.is_number(inner.arguments[0]):
+        if inner.kind == "call" and inner.value == "multiply" and p.is_number(inner.arguments[0]):
             return p.call("multiply", p.call("multiply", x, inner.arguments[0]), inner.arguments[1])
     return p._add(Step("call", "multiply", (y, x))) if y < x and not p.is_number(x) else None
 

@@ -120,8 +120,8 @@ class _Energy(nn.Module):
         if not with_gradient:
             with torch.no_grad():
                 return self(x), None
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().detach().requires_grad_(True)
             energy = self(x)
             (gradient,) = torch.autograd.grad(energy.sum(), x)
         return energy.detach(), gradient

@@ -62,7 +62,10 @@ class Term(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.tables = nn.ModuleDict(dict(tables or {}))
+        self.tables = dict(tables or {})
+        self._table_modules = nn.ModuleList(
+            self.tables.values()
+        )  # names may be any, those of modules may not
         if arrays.keys() != {*self.indices, *self.reals}:
             raise TypeError(f"{type(self).__name__} takes {self.indices + self.reals}, not {sorted(arrays)}")
         for name in self.indices:
@@ -75,7 +78,7 @@ class Term(nn.Module):
     def expression(self, text: str) -> Expression:
         """Parse one of the term's expressions."""
         geometry = isinstance(self, BondedTerm)
-        return Expression(text, self.config.get("globals"), dict(self.tables.items()), geometry)
+        return Expression(text, self.config.get("globals"), self.tables, geometry)
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """Return the term's arrays on the CPU, real ones in float64."""

@@ -30,6 +30,7 @@ MODES = ("auto", "fused", "compiled", "eager")
 _MEMORY = {"cpu": 32.0, "cuda": 2048.0}
 _CHECKED_CONFIGURATIONS = 4
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_HUGE = {torch.float64: 1e290, torch.float32: 1e30}
 
 
 class TorchPotential(Potential):
@@ -54,7 +55,8 @@ class TorchPotential(Potential):
         threads: Threads of the fused mode; if not given, ``OPENMM_BG_THREADS`` in the environment says how
             many, or else it takes as many as torch.
         memory: Bound [MiB] of the intermediate results of the tensor modes; by default 32 on a CPU, and 2048 on
-            a GPU. The fused mode needs a few MiB, whatever the batch.
+            a GPU. The fused mode needs 128 bytes for each pair of atoms and thread in a generalized-Born solvent
+            (60 MiB for 1,000 atoms), whatever the batch.
 
     Attributes:
         dtype: As given.
@@ -77,14 +79,16 @@ class TorchPotential(Potential):
         memory: float | None = None,
     ) -> None:
         super().__init__(n_atoms)
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, _checked_device(device)
+        for term in terms:
+            _check_indices(term, n_atoms)
         self._requested = (mode, memory)
         if dtype not in _TOLERANCE:
             raise InputError(f"dtype must be torch.float64 or torch.float32, not {dtype}.")
         if mode not in MODES:
             raise InputError(f"There is no mode {mode!r}; the modes are {', '.join(MODES)}.")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}.")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads must be a whole number of at least 1, not {threads!r}.")
         if memory is not None and not memory > 0:
             raise InputError(f"memory must be positive, not {memory}.")
         on_cpu = self.device.type == "cpu"
@@ -102,6 +106,7 @@ class TorchPotential(Potential):
             memory=memory or _MEMORY.get(self.device.type, _MEMORY["cuda"]),
         )
         self._fused: FusedEngine | None = None
+        self._is_checked = False
         self._lock = threading.Lock()
         self._use_fused = mode == "fused"
         if self._use_fused and find_spec("llvmlite") is None:
@@ -135,6 +140,8 @@ class TorchPotential(Potential):
         from openmm_bg.potentials.translation import translate
 
         system = getattr(system, "system", system)
+        if not hasattr(system, "getNumParticles"):
+            raise InputError(f"An openmm.System or a MolecularSystem is needed, not {type(system).__name__}.")
         options = {"dtype": dtype, "device": device, "mode": mode, "threads": threads, "memory": memory}
         return cls(system.getNumParticles(), translate(system), **options)
 
@@ -157,7 +164,7 @@ class TorchPotential(Potential):
             dtype=dtype or self.dtype,
             device=device or self.device,
             mode=mode or ("auto" if moves else own_mode),
-            threads=threads or self.threads,
+            threads=self.threads if threads is None else threads,
             memory=memory,
         )
 
@@ -193,7 +200,7 @@ class TorchPotential(Potential):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore all but the machine code, which is written on first use."""
         self.__dict__.update(state)
-        self._fused, self._lock = None, threading.Lock()
+        self._fused, self._is_checked, self._lock = None, False, threading.Lock()
 
     def _evaluate(
         self, positions: torch.Tensor, with_forces: bool
@@ -209,22 +216,28 @@ class TorchPotential(Potential):
         return self._tensors.evaluate(positions, with_forces)
 
     def _fused_engine(self, positions: torch.Tensor) -> FusedEngine | None:
-        """Return the machine code, written and compared with the tensor form at first use."""
+        """Return the machine code, written at first use and compared with the tensor form in the first batch.
+
+        Of a batch without a finite energy nothing can be compared; the next one is, then.
+        """
         with self._lock:
-            if self._fused is not None or not self._use_fused:
+            if self._is_checked or not self._use_fused:
                 return self._fused
             try:
                 from openmm_bg.potentials.fused.engine import FusedEngine
 
-                engine = FusedEngine(self.n_atoms, self.terms, self.dtype)
-                self._compare(engine, positions[:_CHECKED_CONFIGURATIONS])
+                engine = self._fused or FusedEngine(self.n_atoms, self.terms, self.dtype)
+                self._is_checked = self._compare(engine, positions[:_CHECKED_CONFIGURATIONS])
             except Exception as error:  # no LLVM for this processor, a wrong result: many kinds
+                self._fused = None
                 self._give_up_fusing(" ".join(str(error).split())[:200])
                 return None
             self._fused = engine
             return engine
 
-    def _compare(self, engine: FusedEngine, positions: torch.Tensor) -> None:
+    def _compare(self, engine: FusedEngine, positions: torch.Tensor) -> bool:
+        """Raise if the machine code differs; return whether there was a finite energy to compare."""
+        compared = False
         expected, expected_forces = self._tensors.evaluate(positions, with_forces=True)
         for with_forces in (True, False):
             energy, forces = engine.evaluate(positions.to("cpu", self.dtype), with_forces, threads=1)
@@ -233,11 +246,20 @@ class TorchPotential(Potential):
                     continue
                 found = found.double().reshape(len(found), -1)
                 reference = reference.to("cpu").double().reshape(len(reference), -1)
-                finite = (torch.isfinite(found) & torch.isfinite(reference)).all(1)
+                defined, expected_defined = torch.isfinite(found).all(1), torch.isfinite(reference).all(1)
                 size = reference.norm(dim=1).clamp_min(100.0)
                 wrong = (found - reference).norm(dim=1) > _TOLERANCE[self.dtype] * size
-                if (wrong & finite).any():
+                if found.shape[1] == 1:  # energies: both are undefined, or none, or both nearly overflow
+                    compared |= bool((defined & expected_defined).any())
+                    wrong |= (defined != expected_defined) & ~(
+                        found.abs() + reference.abs() > _HUGE[self.dtype]
+                    )[:, 0]
+                    wrong &= defined | expected_defined
+                else:
+                    wrong &= defined & expected_defined
+                if wrong.any():
                     raise ArithmeticError("its results differ from those of the tensor operations")
+        return compared
 
     def _give_up_fusing(self, reason: str) -> None:
         self._use_fused = False
@@ -315,10 +337,35 @@ class TorchPotential(Potential):
                 }
                 terms.append(TERMS[entry["kind"]](entry["config"], tables, **own))
             n_atoms = int(header["n_atoms"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            for term in terms:
+                _check_indices(term, n_atoms)
+        except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
             raise ModelFileError(f"{path} is not a potential that this version can read: {error}") from error
         options = {"dtype": dtype, "device": device, "mode": mode, "threads": threads, "memory": memory}
         return cls(n_atoms, terms, **options)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"The device {device!r} is not available: torch finds no GPU here. Use 'cpu'.")
+    return found
+
+
+def _check_indices(term: Term, n_atoms: int) -> None:
+    """Machine code does not look where it reads: indices must be of atoms that exist."""
+    n_pairs = n_atoms * (n_atoms - 1) // 2
+    for name, array in term.arrays().items():
+        if name in term.indices and array.numel() and not 0 <= int(array.min()) <= int(array.max()) < n_atoms:
+            raise InputError(
+                f"A {type(term).__name__} names atoms that are not there: 0 to {n_atoms - 1} are."
+            )
+        wanted = {"particle_parameters": n_atoms, "included": n_pairs}.get(name)
+        if wanted is not None and array.shape[-1] != wanted:
+            raise InputError(f"The {name} of a {type(term).__name__} are {array.shape[-1]}, not {wanted}.")
 
 
 class TranslationError(InputError):

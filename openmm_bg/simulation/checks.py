@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ import torch
 
 from openmm_bg.errors import InputError
 from openmm_bg.potentials.base import Potential
-from openmm_bg.tensors import positions_tensor
-from openmm_bg.units import kelvin, nanometers
+from openmm_bg.tensors import numbers_tensor
+from openmm_bg.units import kelvin, picoseconds
 
 PRECISIONS = (torch.float32, torch.float64)
 
@@ -33,22 +35,18 @@ def walker_positions(positions: Any, n_atoms: int, dtype: torch.dtype | None) ->
     """Return a copy of the walkers' positions [nm] with shape=(n_walkers, n_atoms, 3), on their device.
 
     Args:
-        positions: A tensor, an array, nested lists, or a quantity.
+        positions: A tensor, an array, nested lists, a quantity, or a list of quantities.
         n_atoms: The potential's number of atoms.
         dtype: The precision; that of `positions` if not given and they are a tensor, otherwise single.
 
     Raises:
         InputError: If the shape or the precision is wrong, there is no walker, or a number is not finite.
     """
-    positions = nanometers(positions)
     if dtype is None:
         dtype = positions.dtype if isinstance(positions, torch.Tensor) else torch.float32
     if dtype not in PRECISIONS:
         raise InputError(f"The precision must be torch.float32 or torch.float64, not {dtype}.")
-    try:
-        tensor = positions_tensor(positions, dtype)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Positions must be numbers [nm] in one array: {error}.") from error
+    tensor = numbers_tensor(positions).detach().to(dtype)
     if tensor.ndim != 3 or tensor.shape[1:] != (n_atoms, 3) or not len(tensor):
         raise InputError(
             f"Positions must have the shape (n_walkers, {n_atoms}, 3), and at least one walker, "
@@ -64,12 +62,9 @@ def walker_velocities(velocities: Any, positions: torch.Tensor) -> torch.Tensor:
     """Return a copy of velocities [nm/ps] of the same shape, precision and device as the positions.
 
     Raises:
-        InputError: If the shape, or a tensor's precision or device, differs, or a number is not finite.
+        InputError: If they are not numbers or of another unit, the shape, or a tensor's precision or device,
+            differs, or a number is not finite.
     """
-    if hasattr(velocities, "value_in_unit"):
-        from openmm import unit
-
-        velocities = velocities.value_in_unit(unit.nanometer / unit.picosecond)
     if isinstance(velocities, torch.Tensor):
         if (velocities.dtype, velocities.device) != (positions.dtype, positions.device):
             raise InputError(
@@ -77,7 +72,7 @@ def walker_velocities(velocities: Any, positions: torch.Tensor) -> torch.Tensor:
                 f"device of the positions ({positions.dtype} on {positions.device})."
             )
     else:
-        velocities = torch.as_tensor(np.array(velocities, dtype=np.float64)).to(positions)
+        velocities = torch.from_numpy(_numbers("Velocities", velocities, "nm/ps")).to(positions)
     if velocities.shape != positions.shape:
         raise InputError(
             f"Velocities must have the shape {tuple(positions.shape)} of the positions, "
@@ -91,16 +86,15 @@ def walker_velocities(velocities: Any, positions: torch.Tensor) -> torch.Tensor:
 def atom_masses(masses: Any, positions: torch.Tensor) -> torch.Tensor:
     """Return masses [Da] with shape=(n_atoms,) in the precision and on the device of the positions.
 
-    Raises:
-        InputError: If there is not one for each atom, or one is not positive and finite.
-    """
-    if hasattr(masses, "value_in_unit"):
-        from openmm import unit
+    Args:
+        masses: An array, a tensor, a list, a quantity, or a list of quantities (``system.getParticleMass(i)``).
+        positions: The walkers' positions.
 
-        masses = masses.value_in_unit(unit.dalton)
-    if isinstance(masses, torch.Tensor):
-        masses = masses.detach().cpu().numpy()
-    values = np.array(masses, dtype=np.float64)
+    Raises:
+        InputError: If they are not numbers or of another unit, there is not one for each atom, or one is not
+            positive and finite.
+    """
+    values = _numbers("Masses", masses, "Da")
     n_atoms = positions.shape[1]
     if values.shape != (n_atoms,):
         raise InputError(f"There must be one mass for each of the {n_atoms} atoms, not {values.shape}.")
@@ -151,15 +145,40 @@ def walker_generator(generator: Any, positions: torch.Tensor) -> torch.Generator
     return generator
 
 
-def positive(name: str, value: float) -> float:
+def positive(name: str, value: Any) -> float:
     """Return a number.
 
     Raises:
         InputError: If it is not positive and finite.
     """
+    value = _number(name, value)
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"The {name} must be positive, not {value:g}.")
     return value
+
+
+def time_step(timestep: Any) -> float:
+    """Return a time step as a float [ps].
+
+    Raises:
+        InputError: If it is not a positive, finite time.
+    """
+    return positive("time step", _number("time step", timestep, picoseconds))
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        InputError: If it is not a whole number, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"The {name} must be a whole number, not {value!r}.") from error
+    if number < least:
+        raise InputError(f"The {name} must be at least {least}, not {number}.")
+    return number
 
 
 def per_picosecond(name: str, rate: Any) -> float:
@@ -168,14 +187,45 @@ def per_picosecond(name: str, rate: Any) -> float:
     Raises:
         InputError: If it is negative or not finite.
     """
-    if hasattr(rate, "value_in_unit"):
-        from openmm import unit
-
-        rate = rate.value_in_unit(unit.picosecond**-1)
-    rate = float(rate)
+    rate = _number(name, rate, lambda value: float(_in_unit(value, "1/ps")))
     if not (math.isfinite(rate) and rate >= 0):
         raise InputError(f"The {name} must not be negative, and is {rate:g} /ps.")
     return rate
+
+
+def _number(name: str, value: Any, convert: Callable[[Any], float] = float) -> float:
+    try:
+        return convert(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"The {name} must be one number of its unit, not {value!r}.") from error
+
+
+def _numbers(name: str, values: Any, unit_name: str) -> np.ndarray:
+    """Return a double-precision array of numbers, an array of them, a quantity, or a sequence of quantities."""
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu().numpy()
+        values = _in_unit(values, unit_name)
+        if isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.dtype == object):
+            values = [_in_unit(value, unit_name) for value in values]
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} must be numbers [{unit_name}] or quantities in one array: {str(error).rstrip('.')}."
+        ) from error
+
+
+def _in_unit(value: Any, unit_name: str) -> Any:
+    if not hasattr(value, "value_in_unit"):
+        return value
+    from openmm import unit
+
+    units = {
+        "Da": unit.dalton,
+        "nm/ps": unit.nanometer / unit.picosecond,
+        "1/ps": unit.picosecond**-1,
+    }
+    return value.value_in_unit(units[unit_name])
 
 
 def walker_names(mask: torch.Tensor, most: int = 5) -> str:

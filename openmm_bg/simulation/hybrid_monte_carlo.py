@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from openmm_bg.errors import InputError
 from openmm_bg.potentials.base import Potential
+from openmm_bg.simulation.checks import whole_number
 from openmm_bg.simulation.walkers import ThermalWalkers
 from openmm_bg.units import BOLTZMANN_CONSTANT
 
@@ -16,7 +16,8 @@ class HybridMonteCarlo(ThermalWalkers):
     """Hybrid Monte Carlo: short trajectories with new velocities, accepted by their change of total energy.
 
     Unlike Langevin dynamics it has no error of the time step: a longer one only lowers the acceptance. The
-    test is done in double precision. A trajectory that ends at a non-finite energy is rejected.
+    test is done in double precision. A trajectory that ends at a non-finite energy is rejected, which biases
+    nothing (`restarts` stays zero), and counted in `n_nonfinite`: many of them ask for a shorter time step.
 
     Source: Duane et al., Phys. Lett. B 195, 216 (1987).
 
@@ -33,12 +34,14 @@ class HybridMonteCarlo(ThermalWalkers):
     Attributes:
         n_proposed: Trajectories of each walker so far, with shape=(n_walkers,).
         n_accepted: How many of them were accepted, with shape=(n_walkers,).
+        n_nonfinite: How many of them were rejected as they ended at a non-finite energy, with
+            shape=(n_walkers,).
 
     Raises:
         InputError: If the input is ill-formed, or a walker has no finite energy at the start.
     """
 
-    _state_names = (*ThermalWalkers._state_names, "n_proposed", "n_accepted")
+    _state_names = (*ThermalWalkers._state_names, "n_proposed", "n_accepted", "n_nonfinite")
 
     def __init__(
         self,
@@ -52,14 +55,14 @@ class HybridMonteCarlo(ThermalWalkers):
         generator: torch.Generator,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if n_leapfrog < 1:
-            raise InputError(f"A trajectory must have at least 1 time step, not {n_leapfrog}.")
+        n_leapfrog = whole_number("number of time steps of a trajectory", n_leapfrog, least=1)
         super().__init__(
             potential, positions, masses, temperature, timestep=timestep, generator=generator, dtype=dtype
         )
         self.n_leapfrog = n_leapfrog
         self.n_proposed = torch.zeros_like(self.restarts)
         self.n_accepted = torch.zeros_like(self.restarts)
+        self.n_nonfinite = torch.zeros_like(self.restarts)
 
     @property
     def acceptance(self) -> torch.Tensor:
@@ -71,7 +74,11 @@ class HybridMonteCarlo(ThermalWalkers):
 
         Args:
             n_steps: The number of trajectories, of `n_leapfrog` time steps each.
+
+        Raises:
+            InputError: If it is negative or not a whole number.
         """
+        n_steps = whole_number("number of trajectories", n_steps, least=0)
         for _ in range(n_steps):
             self.draw_velocities()
             before = [
@@ -84,6 +91,7 @@ class HybridMonteCarlo(ThermalWalkers):
             self._keep(accepted, before)
             self.n_proposed += 1
             self.n_accepted += accepted
+            self.n_nonfinite += ~torch.isfinite(new)
 
     def _accepts(self, reduced_difference: torch.Tensor) -> torch.Tensor:
         """Metropolis: with probability min(1, exp(-difference)); never if it is NaN."""

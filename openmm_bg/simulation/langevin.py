@@ -10,7 +10,7 @@ import torch
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.potentials.base import Potential
-from openmm_bg.simulation.checks import per_picosecond, walker_names
+from openmm_bg.simulation.checks import per_picosecond, walker_names, whole_number
 from openmm_bg.simulation.walkers import ThermalWalkers
 
 
@@ -74,7 +74,11 @@ class LangevinDynamics(ThermalWalkers):
 
         Args:
             n_steps: The number of time steps.
+
+        Raises:
+            InputError: If it is negative or not a whole number, or a walker has no good frame to restart from.
         """
+        n_steps = whole_number("number of time steps", n_steps, least=0)
         x, v, noise = self.positions, self.velocities, self._noise
         half, keep = 0.5 * self._timestep, math.exp(-self._friction * self._timestep)
         start, highest = x.clone(), self.energy.clone()

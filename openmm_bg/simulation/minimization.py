@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from openmm_bg.errors import InputError
 from openmm_bg.potentials.base import Potential
-from openmm_bg.simulation.checks import checked_potential, positive, walker_positions
+from openmm_bg.simulation.checks import checked_potential, positive, walker_positions, whole_number
 
 _HISTORY = 10  # pairs of steps and force changes that approximate the Hessian
 _LONGEST_MOVE = 0.02  # nm, of any coordinate in one step: clashes must not throw atoms far away
@@ -69,9 +68,8 @@ def minimize(
         InputError: If the input is ill-formed.
     """
     checked_potential(potential)
-    tolerance = positive("tolerance [kJ/mol/nm]", float(tolerance))
-    if max_iterations < 0:
-        raise InputError(f"max_iterations must not be negative, and is {max_iterations}.")
+    tolerance = positive("tolerance [kJ/mol/nm]", tolerance)
+    max_iterations = whole_number("largest number of iterations", max_iterations, least=0)
     x = walker_positions(positions, potential.n_atoms, dtype)
     energy, forces = potential.energy_and_forces(x)
     result = Minimization(

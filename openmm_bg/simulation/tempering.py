@@ -9,6 +9,7 @@ import torch
 
 from openmm_bg.errors import InputError
 from openmm_bg.potentials.base import Potential
+from openmm_bg.simulation.checks import whole_number
 from openmm_bg.simulation.walkers import ThermalWalkers
 
 
@@ -42,7 +43,8 @@ class ParallelTempering:
                 f"not {type(dynamics).__name__}."
             )
         n_walkers = len(dynamics.positions)
-        if n_ladders < 1 or n_walkers % n_ladders or n_walkers < 2 * n_ladders:
+        n_ladders = whole_number("number of ladders", n_ladders, least=1)
+        if n_walkers % n_ladders or n_walkers < 2 * n_ladders:
             raise InputError(
                 f"{n_walkers} walkers do not make {n_ladders} ladders of at least 2 temperatures each."
             )
@@ -81,6 +83,9 @@ class ParallelTempering:
 
         Args:
             n_steps: Steps of the dynamics.
+
+        Raises:
+            InputError: If it is negative or not a whole number.
         """
         self.dynamics.step(n_steps)
         lower = np.arange(self._lowest_rung, self.n_rungs - 1, 2)
@@ -107,8 +112,12 @@ class ParallelTempering:
         Raises:
             InputError: If it is not the state of such ladders.
         """
-        if "lowest_rung" not in state or np.shape(state["exchanges_proposed"]) != self.n_proposed.shape:
-            raise InputError(f"This is no state of ladders of {self.n_rungs} temperatures.")
+        shapes = {"exchanges_proposed": self.n_proposed.shape, "exchanges_accepted": self.n_proposed.shape}
+        shapes["lowest_rung"] = ()
+        if any(name not in state or np.shape(state[name]) != shape for name, shape in shapes.items()):
+            raise InputError(
+                f"This is no state of ladders of {self.n_rungs} temperatures: {', '.join(shapes)} are needed."
+            )
         self.dynamics.restore(state)
         self.n_proposed = np.array(state["exchanges_proposed"])
         self.n_accepted = np.array(state["exchanges_accepted"])

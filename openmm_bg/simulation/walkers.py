@@ -14,13 +14,16 @@ from openmm_bg.simulation.checks import (
     atom_masses,
     checked_potential,
     positive,
+    time_step,
     walker_generator,
     walker_names,
     walker_positions,
     walker_temperatures,
     walker_velocities,
 )
-from openmm_bg.units import BOLTZMANN_CONSTANT, picoseconds
+from openmm_bg.units import BOLTZMANN_CONSTANT
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Walkers(ABC):
@@ -56,7 +59,7 @@ class Walkers(ABC):
         self, potential: Potential, positions: Any, masses: Any, *, timestep: Any, dtype: torch.dtype | None
     ) -> None:
         self.potential = checked_potential(potential)
-        self._timestep = positive("time step", picoseconds(timestep))
+        self._timestep = time_step(timestep)
         self.positions = walker_positions(positions, potential.n_atoms, dtype)
         self.velocities = torch.zeros_like(self.positions)
         self.masses = atom_masses(masses, self.positions)
@@ -77,7 +80,14 @@ class Walkers(ABC):
 
     @abstractmethod
     def step(self, n_steps: int) -> None:
-        """Advance all walkers."""
+        """Advance all walkers.
+
+        Args:
+            n_steps: The number of steps; zero does nothing.
+
+        Raises:
+            InputError: If it is negative or not a whole number.
+        """
 
     def kinetic_energy(self) -> torch.Tensor:
         """Return the kinetic energies [kJ/mol] with shape=(n_walkers,), in double precision."""
@@ -167,14 +177,20 @@ class Walkers(ABC):
         """Return values with shape=(n_atoms,) or (n_walkers, n_atoms) for each coordinate of each walker."""
         return values.unsqueeze(-1).to(self.positions.dtype).expand_as(self.positions).contiguous()
 
-    def _leapfrog(self, n_steps: int) -> None:
-        """Velocity Verlet: half a kick, a drift, half a kick. Time-reversible, and keeps volumes."""
-        x, v = self.positions, self.velocities
+    def _leapfrog(self, n_steps: int) -> torch.Tensor:
+        """Velocity Verlet: half a kick, a drift, half a kick. Time-reversible, and keeps volumes.
+
+        Returns:
+            The highest potential energies on the way, with shape=(n_walkers,).
+        """
+        x, v, highest = self.positions, self.velocities, self.energy
         for _ in range(n_steps):
             v.addcmul_(self._kick, self.forces, value=0.5)
             x.add_(v, alpha=self._timestep)
             self._evaluate()
             v.addcmul_(self._kick, self.forces, value=0.5)
+            highest = torch.maximum(highest, self.energy)
+        return highest
 
 
 class ThermalWalkers(Walkers):
@@ -229,18 +245,26 @@ class ThermalWalkers(Walkers):
         the square root of the temperature ratio (Sugita and Okamoto, Chem. Phys. Lett. 314, 141 (1999)).
 
         Args:
-            pairs: Walker indices with shape=(n_pairs, 2), each walker at most once.
+            pairs: Walker indices with shape=(n_pairs, 2), each walker at most once; there can be none.
 
         Returns:
             Whether each swap was accepted, with shape=(n_pairs,).
 
         Raises:
-            InputError: If there is no such walker, or one is in several pairs.
+            InputError: If they are no pairs of integers, there is no such walker, or one is in several pairs.
         """
-        pairs = torch.as_tensor(pairs, device=self.positions.device)
-        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
-            raise InputError(f"Pairs must be integers with the shape (n_pairs, 2), not {tuple(pairs.shape)}.")
-        if len(pairs) and (pairs.min() < 0 or pairs.max() >= len(self.positions)):
+        try:
+            pairs = torch.as_tensor(pairs, device=self.positions.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"Pairs must be integers with the shape (n_pairs, 2): {error}.") from error
+        if not pairs.numel():
+            return torch.zeros(0, dtype=torch.bool, device=self.positions.device)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype not in _INTEGERS:
+            raise InputError(
+                f"Pairs must be integers with the shape (n_pairs, 2), not {tuple(pairs.shape)} {pairs.dtype}."
+            )
+        pairs = pairs.long()
+        if pairs.min() < 0 or pairs.max() >= len(self.positions):
             raise InputError(
                 f"A pair names a walker that is not there: they are 0 to {len(self.positions) - 1}."
             )

@@ -31,14 +31,6 @@ CASES = [
     for salt in ((False, True) if SOLVENTS[solvent] else (False,))
 ]
 CASES += [(protein, "GBSAOBC", False) for protein in GBSA]
-# Writing machine code takes about a second, and its own tests are elsewhere.
-FUSED = [
-    ("ff96", "GBSAOBC", False),
-    ("ff99SB", "HCT", False),
-    ("ff14SB", "GBn2", True),
-    ("ff19SB", "OBC2", True),
-]
-MODES = {case: ["eager", "fused"] for case in FUSED}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def test_amber(protein, solvent, salt, alanine, configurations):
     assert ("CMAPTorsionForce" in classes) == (protein == "ff19SB")
     assert ("CustomGBForce" in classes) == (solvent not in ("vacuum", "GBSAOBC"))
     assert ("GBSAOBCForce" in classes) == (solvent == "GBSAOBC")
-    check(system, configurations, MODES.get((protein, solvent, salt), ["eager"]))
+    check(system, configurations, ["eager", "fused"])
 
 
 def test_salt_changes_the_energy(alanine, configurations):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mpmath
 import numpy as np
+import openmm
 import pytest
 import torch
 from hypothesis import given, settings
@@ -402,6 +403,109 @@ def test_wrong_machine_code_is_found(alanine, md_configurations, monkeypatch):
     np.testing.assert_allclose(energy, md_configurations.energies[:5], rtol=1e-8)
 
 
+def overlapping_groups(expression, groups):
+    """Interaction groups that list some pairs twice, which OpenMM then counts twice."""
+    force = openmm.CustomNonbondedForce(expression)
+    for _ in range(4):
+        force.addParticle([])
+    for first, second in groups:
+        force.addInteractionGroup([first], [second])
+    return force
+
+
+@pytest.mark.parametrize("first_batch", ["finite", "undefined"])
+def test_pairs_that_are_listed_twice(first_batch):
+    """They count twice, and terms over other pairs are not drawn into their loop."""
+    system = openmm.System()
+    for _ in range(4):
+        system.addParticle(1.0)
+    system.addForce(overlapping_groups("1/r", [(0, 1), (0, 1), (0, 2), (2, 3)]))
+    system.addForce(overlapping_groups("r^2", [(0, 1), (0, 2), (0, 3), (2, 3)]))
+    nonbonded = openmm.NonbondedForce()
+    for k in range(4):
+        nonbonded.addParticle(0.3 * (-1) ** k, 0.2, 0.1)
+    system.addForce(nonbonded)
+    positions = np.random.default_rng(0).uniform(0, 1, (20, 4, 3))
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    expected = []
+    for x in positions:
+        context.setPositions(x)
+        expected.append(context.getState(energy=True).getPotentialEnergy()._value)
+    potential = TorchPotential.from_system(system, mode="fused")
+    if first_batch == "undefined":
+        assert torch.isposinf(potential.energy(np.zeros((5, 4, 3)))).all()
+    np.testing.assert_allclose(potential.energy(positions), expected, rtol=1e-10)
+    assert potential.mode == "fused"
+
+
+def test_wrong_machine_code_is_found_after_a_batch_without_energies(alanine, md_configurations, monkeypatch):
+    """Nothing can be compared in such a batch, so the next one is."""
+    from openmm_bg.potentials.fused.elementary import FunctionBuilder
+
+    original = FunctionBuilder._log
+    monkeypatch.setattr(FunctionBuilder, "_log", lambda self, x: original(self, x) * 1.0001)
+    potential = TorchPotential.from_system(alanine.system, mode="fused")
+    assert torch.isposinf(potential.energy(np.full((3, 22, 3), np.nan))).all()
+    with pytest.warns(RuntimeWarning, match="cannot be fused to machine code.*differ"):
+        energy = potential.energy(torch.tensor(md_configurations.positions[:5]))
+    np.testing.assert_allclose(energy, md_configurations.energies[:5], rtol=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["eager", "fused"])
+@pytest.mark.parametrize("expression", ["min(sqrt(r-0.2),0.3)", "2*multiply*r", "k.1*r"])
+def test_expressions_that_were_once_wrong(expression, mode):
+    """Undefined arguments of min and max, and parameters named like internal functions or with a dot."""
+    system, force = openmm.System(), openmm.CustomBondForce(expression)
+    for name in ("multiply", "k.1"):
+        force.addGlobalParameter(name, 1.7)
+    for _ in range(2):
+        system.addParticle(1.0)
+    force.addBond(0, 1, [])
+    system.addForce(force)
+    positions = np.zeros((4, 2, 3))
+    positions[:, 1, 0] = [0.1, 0.15, 0.3, 0.6]
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    expected = []
+    for x in positions:
+        context.setPositions(x)
+        expected.append(context.getState(energy=True).getPotentialEnergy()._value)
+    potential = TorchPotential.from_system(system, mode=mode)
+    np.testing.assert_allclose(potential.energy(positions), np.nan_to_num(expected, nan=np.inf), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["values", "type", "multiply", "f.x"])
+def test_tables_of_any_name(name, tmp_path):
+    system, force = openmm.System(), openmm.CustomBondForce(f"2*{name}(r)")
+    force.addTabulatedFunction(name, openmm.Continuous1DFunction([0.0, 1.0, 4.0, 2.0], 0.0, 1.0))
+    for _ in range(2):
+        system.addParticle(1.0)
+    force.addBond(0, 1, [])
+    system.addForce(force)
+    positions = np.zeros((2, 2, 3))
+    positions[:, 1, 0] = [0.2, 0.7]
+    potential = TorchPotential.from_system(system)
+    energy = potential.energy(positions)
+    assert (energy > 0.5).all()
+    potential.save(tmp_path / "potential.safetensors")
+    assert torch.equal(TorchPotential.load(tmp_path / "potential.safetensors").energy(positions), energy)
+
+
+def test_atoms_that_are_not_there_are_refused(tmp_path):
+    """Machine code would read outside of its memory."""
+    for wrong in (-1, 3, 10**6):
+        config = {
+            "expression": "r",
+            "globals": {},
+            "group_parameters": [],
+            "inputs": {"r": ["distance", [0, 1]]},
+        }
+        term = BondedTerm(config, atoms=np.array([[0], [wrong]]), group_parameters=np.zeros((0, 1)))
+        with pytest.raises(InputError, match="names atoms that are not there: 0 to 2 are"):
+            TorchPotential(3, [term])
+
+
 def test_without_llvm(alanine, md_configurations, monkeypatch):
     original = builtins.__import__
 
@@ -421,7 +525,9 @@ def test_without_llvm(alanine, md_configurations, monkeypatch):
     ("options", "message"),
     [
         ({"mode": "fast"}, "There is no mode 'fast'; the modes are auto, fused, compiled, eager"),
-        ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, not 0"),
+        ({"threads": 1.5}, "threads must be a whole number of at least 1, not 1.5"),
+        ({"device": "gpu"}, "There is no device 'gpu'"),
         ({"memory": -1.0}, "memory must be positive, not -1.0"),
         ({"dtype": torch.float16}, "dtype must be torch.float64 or torch.float32"),
         ({"mode": "fused", "device": "meta"}, "The mode 'fused' is for the CPU, not for meta"),

@@ -175,10 +175,6 @@ REFUSED = [
         table_of(lambda: openmm.Continuous1DFunction([1.0, 2.0, 3.0], 0, 1, True)),
         "'table' of CustomNonbondedForce has a first value that differs from the last",
     ),
-    (
-        table_of(lambda: openmm.Discrete1DFunction([1.0]), name="values"),
-        "a tabulated function 'values', a name that is taken",
-    ),
     (table_of(lambda: openmm.Discrete2DFunction(1, 1, [1.0])), "gives 1 arguments to 'table', which takes 2"),
     (with_method("NonbondedForce", "CutoffPeriodic"), "periodic; build it with nonbondedMethod=NoCutoff"),
     (with_method("NonbondedForce", "Ewald"), "periodic; build it with nonbondedMethod=NoCutoff"),

@@ -100,9 +100,11 @@ def test_energies_and_forces_of_test_systems(name):
     positions = np.stack([start + size * rng.normal(size=start.shape) for size in (0, 0.002, 0.01, 0.03)])
     expected = Reference(system)(positions)
     assert np.isfinite(expected[0]).all()
-    energy_errors, force_errors = errors(potential.energy_and_forces(torch.as_tensor(positions)), expected)
-    assert (energy_errors <= 1e-6).all()
-    assert (force_errors <= 1e-5).all()
+    for mode in ("eager", "fused"):
+        found = potential.to(mode=mode).energy_and_forces(torch.as_tensor(positions))
+        energy_errors, force_errors = errors(found, expected)
+        assert (energy_errors <= 1e-6).all()
+        assert (force_errors <= 1e-5).all()
 
 
 @pytest.mark.parametrize("name", sorted(name for name in SKIPPED if SKIPPED[name] == PERIODIC))

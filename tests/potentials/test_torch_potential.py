@@ -238,14 +238,46 @@ def test_atoms_on_top_of_each_other(potential, md_positions):
     assert (forces[0] == 0).all()
 
 
-def test_bonded_atoms_on_top_of_each_other(alanine, md_positions):
-    """Excluded from the nonbonded energy: the energy may be finite, so the force must be."""
-    x = torch.tensor(md_positions[:2])
-    x[0, 1] = x[0, 4]
-    potential = TorchPotential.from_system(without_solvent(alanine))
-    energy, forces = potential.energy_and_forces(x)
-    assert not torch.isnan(energy).any()
+@pytest.mark.parametrize("mode", ["eager", "fused"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_bonded_atoms_on_top_of_each_other(mode, dtype):
+    """The energy of a bond and an angle is finite there, so the force must be, although it has no direction."""
+    system, bond, angle = openmm.System(), openmm.HarmonicBondForce(), openmm.HarmonicAngleForce()
+    for _ in range(3):
+        system.addParticle(1.0)
+    bond.addBond(0, 1, 0.1, 100.0)
+    angle.addAngle(0, 1, 2, 2.0, 10.0)
+    system.addForce(bond)
+    system.addForce(angle)
+    x = torch.tensor([[[0.1, 0, 0], [0.1, 0, 0], [0, 0.2, 0]], [[0.1, 0, 0], [0, 0, 0], [0, 0.2, 0]]])
+    energy, forces = TorchPotential.from_system(system, mode=mode, dtype=dtype).energy_and_forces(x)
+    assert torch.isfinite(energy).all()
+    assert float(energy[1]) == pytest.approx(5.0 * (np.pi / 2 - 2.0) ** 2, rel=1e-5)
     assert torch.isfinite(forces).all()
+    assert (forces[1] != 0).any()
+
+
+@pytest.mark.parametrize("mode", ["eager", "fused"])
+def test_second_derivatives_are_refused(alanine, md_positions, mode):
+    """They would silently be zero."""
+    potential = TorchPotential.from_system(without_solvent(alanine), mode=mode)
+    x = torch.tensor(md_positions[:1], requires_grad=True)
+    (gradient,) = torch.autograd.grad(potential.energy(x).sum(), x, create_graph=True)
+    assert gradient.requires_grad
+    with pytest.raises(InputError, match=r"no second derivatives.*finite differences of its forces"):
+        torch.autograd.grad(gradient.sum(), x)
+
+
+@pytest.mark.parametrize("mode", ["eager", "fused"])
+def test_inference_mode(alanine, md_configurations, mode):
+    potential = TorchPotential.from_system(alanine.system, mode=mode)
+    with torch.inference_mode():
+        x = torch.tensor(md_configurations.positions[:3])
+        energy, forces = potential.energy_and_forces(x)
+        np.testing.assert_allclose(potential.energy(x), md_configurations.energies[:3], rtol=1e-9)
+    np.testing.assert_allclose(energy, md_configurations.energies[:3], rtol=1e-9)
+    assert potential.mode == mode
+    assert (forces.abs().amax((1, 2)) > 1).all()
 
 
 def test_every_evaluation_is_counted(alanine, md_positions):

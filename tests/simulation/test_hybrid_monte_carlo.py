@@ -56,6 +56,7 @@ def test_harmonic_energies_are_those_of_theory(dtype):
     assert sampler.n_proposed.unique().tolist() == [400]
     assert 0.3 < float(sampler.acceptance.mean()) < 0.95  # there was something to reject
     assert torch.equal(sampler.acceptance, sampler.n_accepted / 400)
+    assert not sampler.n_nonfinite.any()
 
 
 def test_without_acceptance_the_time_step_is_too_long():
@@ -86,6 +87,8 @@ def test_trajectories_to_a_non_finite_energy_are_rejected():
     assert _agrees(squares, 0.2**2 / 12)
     assert not _agrees(squares, 1.03 * 0.2**2 / 12)
     assert (sampler.acceptance < 1).all()
+    # Without forces, nothing else is rejected.
+    assert torch.equal(sampler.n_proposed - sampler.n_accepted, sampler.n_nonfinite)
     assert torch.isfinite(sampler.energy).all()
 
 
@@ -103,9 +106,16 @@ def test_exploding_trajectories_leave_the_walker_where_it_was():
     sampler.step(3)
     assert torch.equal(sampler.positions, start)
     assert sampler.n_accepted.tolist() == [0] * 4
+    assert sampler.n_nonfinite.tolist() == [3] * 4
+    assert sampler.n_restarts == 0
     assert torch.equal(sampler.energy, Harmonic(2).energy(start))
 
 
-def test_a_trajectory_has_a_step():
-    with pytest.raises(InputError, match="at least 1 time step, not 0"):
-        HybridMonteCarlo(Harmonic(1), np.zeros((2, 1, 3)), [12.0], 300.0, n_leapfrog=0, generator=generator())
+@pytest.mark.parametrize(
+    ("n_leapfrog", "message"), [(0, "at least 1, not 0"), (1.5, "a whole number, not 1.5")]
+)
+def test_a_trajectory_has_a_step(n_leapfrog, message):
+    with pytest.raises(InputError, match=f"time steps of a trajectory must be {message}"):
+        HybridMonteCarlo(
+            Harmonic(1), np.zeros((2, 1, 3)), [12.0], 300.0, n_leapfrog=n_leapfrog, generator=generator()
+        )

@@ -125,7 +125,9 @@ def test_no_iterations():
         (np.full((2, 1, 3), np.nan), {}, "walkers 0, 1 are not finite"),
         (np.zeros((2, 1, 3)), {"tolerance": 0.0}, "tolerance .* must be positive"),
         (np.zeros((2, 1, 3)), {"tolerance": np.nan}, "tolerance .* must be positive"),
-        (np.zeros((2, 1, 3)), {"max_iterations": -1}, "max_iterations must not be negative"),
+        (np.zeros((2, 1, 3)), {"max_iterations": -1}, "number of iterations must be at least 0, not -1"),
+        (np.zeros((2, 1, 3)), {"max_iterations": 1.5}, "number of iterations must be a whole number"),
+        (np.zeros((2, 1, 3)), {"tolerance": "low"}, "tolerance .* must be one number"),
         (np.zeros((2, 1, 3)), {"dtype": torch.float16}, "float32 or torch.float64"),
     ],
 )

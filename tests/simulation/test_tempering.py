@@ -139,16 +139,55 @@ def test_exchange_does_not_depend_on_the_order_within_a_pair():
         ([[-1, 2]], "not there"),
         ([[0, 1], [1, 2]], "one pair only"),
         ([[2, 2]], "one pair only"),
+        ([[True, False]], "must be integers"),
+        ([[0, 1], [2]], "must be integers"),
     ],
 )
 def test_bad_pairs(pairs, message):
     with pytest.raises(InputError, match=message):
-        _walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0).exchange(torch.tensor(pairs))
+        _walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0).exchange(pairs)
 
 
-@pytest.mark.parametrize(("n_walkers", "n_ladders"), [(5, 2), (4, 4), (4, 0)])
-def test_bad_ladders(n_walkers, n_ladders):
-    with pytest.raises(InputError, match="do not make"):
+@pytest.mark.parametrize(
+    "pairs", [[], np.zeros((0, 2), dtype=np.int64), torch.zeros(0, 2, dtype=torch.int64)]
+)
+def test_no_pairs(pairs):
+    walkers = _walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0)
+    state = walkers.state()
+    accepted = walkers.exchange(pairs)
+    assert (accepted.shape, accepted.dtype) == ((0,), torch.bool)
+    assert all(np.array_equal(state[name], value) for name, value in walkers.state().items())
+
+
+def test_unsigned_pairs_are_no_masks():
+    positions = 0.01 * torch.randn(4, 2, 3, generator=generator(1), dtype=torch.float64)
+    walkers = _walkers(Harmonic(2), positions, 300.0)
+    assert walkers.exchange(torch.tensor([[1, 0]], dtype=torch.uint8)).tolist() == [True]
+    assert torch.equal(walkers.positions, positions[[1, 0, 2, 3]])
+
+
+@pytest.mark.parametrize("name", ["exchanges_proposed", "exchanges_accepted", "lowest_rung"])
+def test_incomplete_and_wrong_states(name):
+    sampler = ParallelTempering(_walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0), n_ladders=2)
+    state = sampler.state()
+    message = "no state of ladders of 2 temperatures: exchanges_proposed, exchanges_accepted, lowest_rung are"
+    with pytest.raises(InputError, match=message):
+        sampler.restore({key: value for key, value in state.items() if key != name})
+    with pytest.raises(InputError, match=message):
+        sampler.restore({**state, name: np.zeros(7)})
+
+
+@pytest.mark.parametrize(
+    ("n_walkers", "n_ladders", "message"),
+    [
+        (5, 2, "do not make"),
+        (4, 4, "do not make"),
+        (4, 0, "number of ladders must be at least 1, not 0"),
+        (4, 2.0, "number of ladders must be a whole number, not 2.0"),
+    ],
+)
+def test_bad_ladders(n_walkers, n_ladders, message):
+    with pytest.raises(InputError, match=message):
         ParallelTempering(_walkers(Harmonic(2), np.zeros((n_walkers, 2, 3)), 300.0), n_ladders=n_ladders)
 
 

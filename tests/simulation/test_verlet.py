@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy_potentials import Box, Harmonic, K, generator
 
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.potentials import OpenMMPotential
 from openmm_bg.simulation import VelocityVerlet
 from openmm_bg.units import thermal_energy
@@ -114,18 +114,53 @@ def test_velocities_are_those_of_maxwell():
     assert np.abs(per_atom / thermal_energy(300.0) - 1.0).max() < 3.5 * np.sqrt(2.0 / (1.5 * n))
 
 
-def test_an_exploding_walker_is_an_error_and_undone():
+def test_an_exploding_walker_goes_back_and_the_others_go_on():
     dynamics = VelocityVerlet(
         Box(1), np.zeros((3, 1, 3)), [12.0], velocities=np.zeros((3, 1, 3)), timestep=0.01
     )
-    dynamics.velocities[2, 0, 0] = 20.0
+    dynamics.velocities[:, 0, 0] = torch.tensor([0.1, 0.2, 20.0])
+    velocities = dynamics.velocities.clone()
+    with pytest.warns(ReliabilityWarning, match="energy of walker 2 became non-finite.*use a shorter"):
+        dynamics.step(2)
+    assert torch.allclose(dynamics.positions[:, 0, 0], torch.tensor([0.002, 0.004, 0.0]))
+    assert torch.equal(dynamics.velocities, velocities)
+    assert dynamics.energy.tolist() == [0.0] * 3
+    assert dynamics.restarts.tolist() == [0, 0, 1]
+    dynamics.step(2)  # said once: warnings are errors here
+    assert dynamics.restarts.tolist() == [0, 0, 2]
+    dynamics.velocities[2] = 0.0
+    dynamics.step(1)
+    assert dynamics.n_restarts == 2
+
+
+def test_a_walker_that_went_through_a_wall_goes_back():
+    """Its energy is finite at the end of the call, but not on the way."""
+
+    class Wall(Harmonic):
+        def _evaluate(self, positions, with_forces):
+            inside = (positions[:, 0, 0] - 0.05).abs() < 0.025
+            return torch.where(inside, torch.inf, positions.new_zeros(())), torch.zeros_like(positions)
+
+    dynamics = VelocityVerlet(
+        Wall(1), np.zeros((2, 1, 3)), [12.0], velocities=np.zeros((2, 1, 3)), timestep=0.01
+    )
+    dynamics.velocities[1, 0, 0] = 5.0
+    with pytest.warns(ReliabilityWarning, match="walker 1"):
+        dynamics.step(2)
+    assert not dynamics.positions.any()
+    assert dynamics.restarts.tolist() == [0, 1]
+
+
+def test_a_walker_without_a_good_frame_is_an_error():
+    dynamics = VelocityVerlet(Box(1), np.zeros((3, 1, 3)), [12.0], velocities=np.ones((3, 1, 3)))
+    dynamics.velocities[1] = torch.inf
     before = dynamics.state()
-    with pytest.raises(InputError, match="energy of walker 2 became non-finite; use a shorter"):
+    with pytest.raises(
+        InputError, match="energy of walker 1 is not finite; set the positions and velocities"
+    ):
         dynamics.step(1)
     after = dynamics.state()
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    dynamics.velocities[2] = 0.0
-    dynamics.step(1)
 
 
 @pytest.mark.parametrize("options", [{}, {"velocities": np.zeros((2, 1, 3)), "temperature": 300.0}])

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from openmm import unit
 from toy_potentials import Harmonic, generator
 
 from openmm_bg.errors import InputError
@@ -95,6 +96,8 @@ def test_states_of_other_dynamics_are_refused(kind):
         ({"positions": START[:, :1]}, r"not \(8, 1, 3\)"),
         ({"positions": START[:0]}, "at least one walker"),
         ({"positions": [[[0, 0, 0]], [0]]}, "numbers"),
+        ({"positions": "start.pdb"}, "must be numbers"),
+        ({"positions": START.to("meta")}, "meta device have no values"),
         ({"positions": START.log()}, "positions of walkers 0, 1, 2, 3, 4 and 3 more are not finite"),
         ({"positions": START.half()}, "float32 or torch.float64, not torch.float16"),
         ({"dtype": torch.int64}, "float32 or torch.float64, not torch.int64"),
@@ -116,6 +119,12 @@ def test_ill_formed_input(kind, changes, message):
     [
         ({"masses": [12.0]}, r"one mass for each of the 2 atoms, not \(1,\)"),
         ({"masses": [12.0, 0.0]}, "Masses must be positive"),
+        ({"masses": [12.0, "light"]}, "Masses must be numbers"),
+        ({"masses": [[12.0], [1.0, 4.0]]}, "Masses must be numbers"),
+        ({"masses": [12.0, 4.0] * unit.kelvin}, r'Masses must be numbers \[Da\].*"kelvin" is not compatible'),
+        ({"masses": [12.0, 4.0 * unit.kelvin]}, "Masses must be numbers"),
+        ({"timestep": "short"}, "time step must be one number of its unit, not 'short'"),
+        ({"timestep": 1.0 * unit.kelvin}, "time step must be one number of its unit"),
         ({"masses": [12.0, np.nan]}, "Masses must be positive"),
         ({"timestep": 0.0}, "time step must be positive, not 0"),
         ({"timestep": -0.001}, "time step must be positive"),
@@ -142,6 +151,8 @@ def test_ill_formed_friction(friction):
         (START.double(), "must have the precision and the device"),
         (START.to("meta"), "must have the precision and the device"),
         (START * np.nan, "velocity is not finite"),
+        ([[[0.0, 0.0, 0.0]], [[0.0]]], r"Velocities must be numbers \[nm/ps\]"),
+        (START.numpy() * unit.nanometer, "Velocities must be numbers"),
     ],
 )
 def test_ill_formed_velocities(velocities, message):
@@ -167,9 +178,61 @@ def test_potential_on_another_device():
         LangevinDynamics(Elsewhere(2), START, MASSES, 300.0, generator=generator())
 
 
-def test_quantities():
-    from openmm import unit
+def test_friction_of_another_unit():
+    with pytest.raises(InputError, match="friction must be one number of its unit"):
+        _dynamics("langevin", friction=1.0 * unit.kelvin)
 
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n_steps", "message"), [(1.5, "a whole number, not 1.5"), (-1, "at least 0, not -1"), ("1", "whole")]
+)
+def test_ill_formed_numbers_of_steps(kind, n_steps, message):
+    dynamics = _dynamics(kind)
+    state = dynamics.state()
+    with pytest.raises(InputError, match=f"The number of (time steps|trajectories) must be .*{message}"):
+        dynamics.step(n_steps)
+    assert all(np.array_equal(state[name], value) for name, value in dynamics.state().items())
+
+
+@pytest.mark.parametrize("kind", ["langevin", "verlet", "hmc"])
+def test_zero_steps_do_nothing(kind):
+    dynamics = _dynamics(kind)
+    state = dynamics.state()
+    dynamics.step(np.int64(0))
+    assert all(np.array_equal(state[name], value) for name, value in dynamics.state().items())
+
+
+@pytest.mark.parametrize(
+    "masses",
+    [
+        [12.0 * unit.dalton, 4.0 * unit.dalton],
+        (12.0 * unit.dalton, 4.0),
+        np.array([12.0 * unit.dalton, 4.0 * unit.dalton], dtype=object),
+        np.array([12.0, 4.0]) * unit.dalton,
+        unit.Quantity([12.0, 4.0], unit.dalton),
+        torch.tensor([12.0, 4.0]),
+    ],
+)
+def test_masses_as_openmm_gives_them(masses):
+    dynamics = LangevinDynamics(Harmonic(2), START, masses, 300.0, generator=generator())
+    assert dynamics.masses.tolist() == [12.0, 4.0]
+
+
+def test_masses_of_a_system(alanine):
+    masses = [alanine.system.getParticleMass(i) for i in range(alanine.n_atoms)]
+    dynamics = VelocityVerlet(
+        Harmonic(alanine.n_atoms),
+        alanine.positions[None],
+        masses,
+        temperature=300.0,
+        generator=generator(),
+        dtype=torch.float64,
+    )
+    assert np.array_equal(dynamics.masses.numpy(), alanine.masses)
+
+
+def test_quantities():
     dynamics = [
         LangevinDynamics(Harmonic(2), positions, masses, temperature, timestep=timestep, friction=friction,
                          generator=generator(), dtype=torch.float64)

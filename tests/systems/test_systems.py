@@ -282,6 +282,16 @@ def make_periodic(system):
     nonbonded.setNonbondedMethod(nonbonded.CutoffPeriodic)
 
 
+def make_pme(system):
+    nonbonded = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+    nonbonded.setNonbondedMethod(nonbonded.PME)
+
+
+def make_bonds_periodic(system):
+    bonds = next(f for f in system.getForces() if isinstance(f, openmm.HarmonicBondForce))
+    bonds.setUsesPeriodicBoundaryConditions(True)
+
+
 def remove_forces(system):
     for index in reversed(range(system.getNumForces())):
         if not isinstance(system.getForce(index), openmm.CMMotionRemover):
@@ -291,11 +301,21 @@ def remove_forces(system):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (constrain, r"2 constraints, .* build it with constraints=None and rigidWater=False"),
+        (
+            constrain,
+            r"2 constraints, but all 3N coordinates must be free .* "
+            "build it with constraints=None and rigidWater=False",
+        ),
         (make_virtual_site, "1 virtual site"),
         (lambda s: s.addForce(openmm.MonteCarloBarostat(1, 300)), r"barostat \(MonteCarloBarostat\)"),
         (lambda s: s.addForce(openmm.MonteCarloAnisotropicBarostat((1, 1, 1), 300)), "barostat"),
-        (make_periodic, r"periodic; build it with nonbondedMethod=NoCutoff"),
+        (
+            make_periodic,
+            r"periodic \(NonbondedForce uses CutoffPeriodic\): build it with nonbondedMethod=NoCutoff or "
+            r"CutoffNonPeriodic, constraints=None",
+        ),
+        (make_pme, r"NonbondedForce uses PME"),
+        (make_bonds_periodic, r"HarmonicBondForce uses periodic boundary conditions"),
         (lambda s: s.setParticleMass(5, 0.0), "particles without mass"),
         (remove_forces, "no forces"),
     ],

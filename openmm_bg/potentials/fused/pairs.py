@@ -34,7 +34,8 @@ class PairLoop:
 
     def __init__(self, writer: KernelWriter, pairs: np.ndarray) -> None:
         self.writer = writer
-        self.pairs = pairs[:, np.argsort(pairs[0], kind="stable")]
+        self.sorting = np.argsort(pairs[0], kind="stable")
+        self.pairs = pairs[:, self.sorting]
         counts = np.bincount(self.pairs[0], minlength=writer.n_atoms)
         self.starts = writer.add_integers(np.concatenate([[0], np.cumsum(counts)]))
         self.seconds = writer.add_integers(self.pairs[1])
@@ -114,8 +115,7 @@ def add_pair_term(writer: KernelWriter, term: PairTerm, loops: list[PairLoop], a
     particle = dict(
         zip(term.config["particle_parameters"], arrays["particle_parameters"].numpy(), strict=True)
     )
-    loop, mask = _loop_for(writer, pairs, loops)
-    order = _order_in(loop.pairs, pairs)
+    loop, order, mask = _loop_for(writer, pairs, loops)
     spread = np.zeros((len(parameters), loop.pairs.shape[1]))
     spread[:, order] = parameters
     first, second = loop.pairs
@@ -147,22 +147,27 @@ def _keys(pairs: np.ndarray) -> np.ndarray:
     return pairs[0].astype(np.int64) * (1 << 32) + pairs[1]
 
 
-def _order_in(all_pairs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return where each pair is among all."""
-    keys = _keys(all_pairs)
-    order = np.argsort(keys)
-    return order[np.searchsorted(keys, _keys(pairs), sorter=order)]
-
-
 def _loop_for(
     writer: KernelWriter, pairs: np.ndarray, loops: list[PairLoop]
-) -> tuple[PairLoop, np.ndarray | None]:
-    """Return the loop that a list of pairs joins, and which of the loop's pairs are in the list, if not all."""
+) -> tuple[PairLoop, np.ndarray, np.ndarray | None]:
+    """Find the loop that a list of pairs joins, or make one.
+
+    Returns:
+        The loop, where each pair of the list is in it, and which of its pairs are in the list, if not all.
+    """
+    keys = _keys(pairs)
+    distinct = len(np.unique(keys)) == len(keys)
     for loop in loops:
-        if pairs.shape[1] * 2 < loop.pairs.shape[1]:
+        there = _keys(loop.pairs)
+        # A pair may be listed twice (overlapping interaction groups): such a list has a loop of its own.
+        if not distinct or 2 * len(keys) < len(there) or len(np.unique(there)) < len(there):
             continue
-        inside = np.isin(_keys(loop.pairs), _keys(pairs))
-        if inside.sum() == pairs.shape[1]:
-            return loop, None if inside.all() else inside.astype(np.float64)
+        if np.isin(keys, there).all():
+            sorting = np.argsort(there)
+            order = sorting[np.searchsorted(there, keys, sorter=sorting)]
+            inside = np.isin(there, keys)
+            return loop, order, None if inside.all() else inside.astype(np.float64)
     loops.append(PairLoop(writer, pairs))
-    return loops[-1], None
+    order = np.empty(len(keys), dtype=np.int64)
+    order[loops[-1].sorting] = np.arange(len(keys))
+    return loops[-1], order, None

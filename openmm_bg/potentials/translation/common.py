@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from openmm_bg.errors import InputError
 from openmm_bg.potentials.expressions import Expression
@@ -128,17 +127,13 @@ def tables_of(force: openmm.Force) -> dict[str, Table]:
     """Return a force's tabulated functions by name.
 
     Raises:
-        InputError: If one has values that are not finite, or a name that cannot be kept.
+        InputError: If one has values that are not finite.
     """
     if not hasattr(force, "getNumTabulatedFunctions"):
         return {}
     result = {}
     for k in range(force.getNumTabulatedFunctions()):
         name = force.getTabulatedFunctionName(k)
-        if hasattr(nn.ModuleDict(), name):  # where a term keeps its tables
-            raise InputError(
-                f"{label(force)} calls a tabulated function {name!r}, a name that is taken; rename it."
-            )
         result[name] = _table(force, name, force.getTabulatedFunction(k))
     return result
 

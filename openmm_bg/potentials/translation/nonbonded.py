@@ -113,6 +113,8 @@ def _add_offsets(force: openmm.NonbondedForce, particles: np.ndarray, exceptions
 
 def pair_index(a: np.ndarray, b: np.ndarray, n_atoms: int) -> np.ndarray:
     """Return where pairs are in the order of ``triu_indices``, whichever of their atoms comes first."""
+    if np.any(a == b):
+        raise InputError("An exception or exclusion names the same particle twice; remove it.")
     i, j = np.minimum(a, b), np.maximum(a, b)
     return i * (2 * n_atoms - i - 1) // 2 + j - i - 1
 
