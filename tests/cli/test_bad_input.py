@@ -131,7 +131,7 @@ def add_particle(system):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (add_constraint, "1 constraints.*constraints=None.*AlanineDipeptideImplicit"),
+        (add_constraint, "1 constraint.*constraints=None.*AlanineDipeptideImplicit"),
         (add_barostat, "barostat.*remove"),
         (add_box, "periodic.*NoCutoff"),
         (add_virtual_site, "1 virtual sites"),

@@ -477,11 +477,11 @@ def test_expressions_that_were_once_wrong(expression, mode):
 
 @pytest.mark.parametrize("name", ["values", "type", "multiply", "f.x"])
 def test_tables_of_any_name(name, tmp_path):
-    system, force = openmm.System(), openmm.CustomBondForce(f"2*{name}(r)")
+    system, force = openmm.System(), openmm.CustomCompoundBondForce(2, f"2*{name}(distance(p1,p2))")
     force.addTabulatedFunction(name, openmm.Continuous1DFunction([0.0, 1.0, 4.0, 2.0], 0.0, 1.0))
     for _ in range(2):
         system.addParticle(1.0)
-    force.addBond(0, 1, [])
+    force.addBond([0, 1], [])
     system.addForce(force)
     positions = np.zeros((2, 2, 3))
     positions[:, 1, 0] = [0.2, 0.7]

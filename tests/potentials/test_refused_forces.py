@@ -176,10 +176,22 @@ REFUSED = [
         "'table' of CustomNonbondedForce has a first value that differs from the last",
     ),
     (table_of(lambda: openmm.Discrete2DFunction(1, 1, [1.0])), "gives 1 arguments to 'table', which takes 2"),
-    (with_method("NonbondedForce", "CutoffPeriodic"), "periodic; build it with nonbondedMethod=NoCutoff"),
-    (with_method("NonbondedForce", "Ewald"), "periodic; build it with nonbondedMethod=NoCutoff"),
-    (with_method("NonbondedForce", "PME"), "periodic; build it with nonbondedMethod=NoCutoff"),
-    (with_method("CustomGBForce", "CutoffPeriodic"), "periodic; build it with nonbondedMethod=NoCutoff"),
+    (
+        with_method("NonbondedForce", "CutoffPeriodic"),
+        r"periodic \(NonbondedForce uses CutoffPeriodic\): build it with nonbondedMethod=NoCutoff",
+    ),
+    (
+        with_method("NonbondedForce", "Ewald"),
+        r"periodic \(NonbondedForce uses Ewald\): build it with nonbondedMethod=NoCutoff",
+    ),
+    (
+        with_method("NonbondedForce", "PME"),
+        r"periodic \(NonbondedForce uses PME\): build it with nonbondedMethod=NoCutoff",
+    ),
+    (
+        with_method("CustomGBForce", "CutoffPeriodic"),
+        r"periodic \(CustomGBForce uses CutoffPeriodic\): build it with nonbondedMethod=NoCutoff",
+    ),
 ]
 
 
