@@ -16,6 +16,7 @@ from openmm_bg.systems import MolecularSystem
 
 SIZES = (12, 22, 42, 82, 172, 252, 502)  # atoms of ACE-(ALA)n-NME: 12 + 10 n
 SYSTEMS = (
+    "alanine-vacuum",
     "alanine-obc1",
     "alanine-gbsaobc",
     *(f"peptide-{n}" for n in SIZES),
@@ -68,9 +69,10 @@ def load_system(name: str) -> MolecularSystem:
     if rest == ["obc1"]:
         return dipeptide
     data = resources.files("openmm_bg.systems") / "data" / "alanine_dipeptide.prmtop"
+    solvent = {"vacuum": None, "gbsaobc": app.OBC2}[rest[0]]
     with resources.as_file(data) as path:
         system = app.AmberPrmtopFile(str(path)).createSystem(
-            nonbondedMethod=app.NoCutoff, constraints=None, implicitSolvent=app.OBC2
+            nonbondedMethod=app.NoCutoff, constraints=None, implicitSolvent=solvent
         )
     return MolecularSystem(name, system, dipeptide.topology, dipeptide.positions)
 
