@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from nflows.transforms import CompositeTransform
 
-from openmm_bg.flows.base import Flow
+from openmm_bg.flows.base import FeatureFlow, Flow, sample_steerable_base, steerable_base_log_prob
 from openmm_bg.flows.masks import coupling_masks
-from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
-from openmm_bg.units import kelvin
 
 
-class SplineFlow(Flow):
+class SplineFlow(FeatureFlow, Flow):
     """Coupling layers of circular and linear splines, with a base that scales with temperature.
 
     The base is uniform on the angles and standard normal on the other features. Sampling at a temperature
@@ -48,10 +44,7 @@ class SplineFlow(Flow):
         n_blocks: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.coordinates = coordinates
-        self.n_atoms = coordinates.n_atoms
-        self.temperature = kelvin(temperature)
+        super().__init__(coordinates, temperature)
         self._settings = {
             "n_layers": n_layers,
             "n_bins": n_bins,
@@ -79,7 +72,6 @@ class SplineFlow(Flow):
                     )
                 )
         self.transform = CompositeTransform(layers)
-        self._twin: tuple[Any, SplineFlow] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,18 +102,10 @@ class SplineFlow(Flow):
 
     def log_prob(self, positions: Any, temperature: float | None = None) -> torch.Tensor:
         """Return exact log-densities; see `Flow.log_prob`."""
-        positions = positions_tensor(positions).to(self._device)
         with torch.no_grad():
-            features, logabsdet = self.coordinates.forward(positions)
-            outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
-            features = torch.where(outside[:, None], 0.0, features)
+            features, logabsdet, outside = self._features(positions)
             log_q = self._exact().features_log_prob(features, self._ratio(temperature)) + logabsdet
             return torch.where(outside, -torch.inf, log_q)
-
-    def in_domain(self, positions: Any) -> torch.Tensor:
-        """Tell which configurations the flow can propose; see `Flow.in_domain`."""
-        positions = positions_tensor(positions).to(self._device)
-        return torch.isfinite(self.coordinates.forward(positions)[1])
 
     def features_log_prob(self, features: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """Return the log-density of features with shape=(batch, n_features), in the network's precision.
@@ -135,48 +119,8 @@ class SplineFlow(Flow):
 
     def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
         """Draw from the base with shape=(n, n_features), in the network's precision."""
-        circular = self.coordinates.circular.cpu()
-        z = torch.randn(n, len(circular), generator=generator, dtype=self.dtype) * math.sqrt(ratio)
-        uniform = torch.rand(n, int(circular.sum()), generator=generator, dtype=self.dtype)
-        z[:, circular] = (2.0 * uniform - 1.0) * math.pi
-        return z
+        return sample_steerable_base(n, self.coordinates.circular, ratio, generator, self.dtype)
 
     def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """Return the base's log-density with shape=(batch,)."""
-        circular = self.coordinates.circular
-        n_angles = int(circular.sum())
-        normal = z[:, ~circular]
-        constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(
-            2.0 * math.pi
-        )
-        return -0.5 * normal.square().sum(1) / ratio - constant
-
-    def config(self) -> dict[str, Any]:
-        """Return what is needed to rebuild the flow, as JSON."""
-        return {
-            "kind": "SplineFlow",
-            "temperature": self.temperature,
-            "coordinates": self.coordinates.config(),
-            "circular": np.flatnonzero(self.coordinates.circular.cpu().numpy()).tolist(),
-            "settings": self._settings,
-        }
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.transform.parameters()).device
-
-    def _ratio(self, temperature: float | None) -> float:
-        return 1.0 if temperature is None else kelvin(temperature) / self.temperature
-
-    def _exact(self) -> SplineFlow:
-        """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
-        if self.dtype == torch.float64:
-            return self
-        version = tuple(p._version for p in self.parameters())
-        if self._twin is None or self._twin[0] != version:
-            self._twin = None
-            self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
-        return self._twin[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_twin": None}
+        return steerable_base_log_prob(z, self.coordinates.circular, ratio)

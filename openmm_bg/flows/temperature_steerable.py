@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -12,14 +11,14 @@ from nflows.transforms import CompositeTransform
 from torch import nn
 
 from openmm_bg.errors import InputError
+from openmm_bg.flows.base import FeatureFlow, sample_steerable_base, steerable_base_log_prob
 from openmm_bg.flows.masks import coupling_masks
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.affine import AffineCoupling
 from openmm_bg.transforms.base import Coordinates
-from openmm_bg.units import kelvin
 
 
-class TemperatureSteerableFlow(nn.Module):
+class TemperatureSteerableFlow(FeatureFlow):
     """A flow of positions and auxiliary momenta p that obeys log q_T(x, p) = (T0 / T) log q_T0(x, p) + constant.
 
     A Boltzmann distribution obeys the same law. It holds because the prior of the latents obeys it (normal with
@@ -52,10 +51,7 @@ class TemperatureSteerableFlow(nn.Module):
         n_hidden: int = 3,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.coordinates = coordinates
-        self.n_atoms = coordinates.n_atoms
-        self.temperature = kelvin(temperature)
+        super().__init__(coordinates, temperature)
         self.n_momenta = coordinates.n_features if n_momenta is None else n_momenta
         if self.n_momenta < 0:
             raise InputError(f"n_momenta must not be negative, and is {n_momenta}.")
@@ -83,7 +79,6 @@ class TemperatureSteerableFlow(nn.Module):
             ]
         self.transform = CompositeTransform(layers)
         self.log_scale = nn.Parameter(torch.zeros(()))
-        self._twin: tuple[Any, TemperatureSteerableFlow] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,7 +112,7 @@ class TemperatureSteerableFlow(nn.Module):
         """
         ratio = self._ratio(temperature)
         with torch.no_grad():
-            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self.log_scale.device))[0]
+            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device))[0]
             # The configurations are those of this state in float64, and so is their density.
             state = state.double()
             features, momenta = self._parted(state)
@@ -137,7 +132,7 @@ class TemperatureSteerableFlow(nn.Module):
             InputError: If no momenta are given: the density of positions alone is an integral over momenta,
                 which `estimate_log_prob` estimates.
         """
-        positions = positions_tensor(positions).to(self.log_scale.device)
+        positions = positions_tensor(positions).to(self._device)
         if not isinstance(momenta, (torch.Tensor, np.ndarray)) or np.ndim(momenta) != 2:
             raise InputError(
                 "A temperature-steerable flow has a density of positions and momenta: call log_prob(positions, "
@@ -149,9 +144,7 @@ class TemperatureSteerableFlow(nn.Module):
                 f"The momenta must have the shape ({len(positions)}, {self.n_momenta}), not {tuple(momenta.shape)}."
             )
         with torch.no_grad():
-            features, logabsdet = self.coordinates.forward(positions)
-            outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
-            features = torch.where(outside[:, None], 0.0, features)
+            features, logabsdet, outside = self._features(positions)
             state = torch.cat([features, momenta], dim=1)
             log_q = self._exact().state_log_prob(state, self._ratio(temperature)) + logabsdet
             return torch.where(outside, -torch.inf, log_q)
@@ -186,13 +179,8 @@ class TemperatureSteerableFlow(nn.Module):
 
     def momenta_log_prob(self, momenta: torch.Tensor, temperature: float | None = None) -> torch.Tensor:
         """Return the target's log-density of momenta with shape=(batch,)."""
-        ratio = self._ratio(temperature)
-        return _normal_log_prob(momenta, ratio)
-
-    def in_domain(self, positions: Any) -> torch.Tensor:
-        """Tell which configurations the flow can propose (chirality, labels), with shape=(batch,)."""
-        positions = positions_tensor(positions).to(self.log_scale.device)
-        return torch.isfinite(self.coordinates.forward(positions)[1])
+        nowhere = torch.zeros(self.n_momenta, dtype=torch.bool, device=momenta.device)
+        return steerable_base_log_prob(momenta, nowhere, self._ratio(temperature))
 
     def state_log_prob(self, state: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """Return the log-density of features and momenta, in the network's precision.
@@ -216,26 +204,11 @@ class TemperatureSteerableFlow(nn.Module):
 
     def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
         """Draw latents with shape=(n, n_features + n_momenta), in the network's precision."""
-        circular = self._circular.cpu()
-        z = torch.randn(n, len(circular), generator=generator, dtype=self.dtype) * math.sqrt(ratio)
-        uniform = torch.rand(n, int(circular.sum()), generator=generator, dtype=self.dtype)
-        z[:, circular] = (2.0 * uniform - 1.0) * math.pi
-        return z
+        return sample_steerable_base(n, self._circular, ratio, generator, self.dtype)
 
     def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
         """Return the prior's log-density of latents with shape=(batch,)."""
-        n_angles = int(self._circular.sum())
-        return _normal_log_prob(z[:, ~self._circular], ratio) - n_angles * math.log(2.0 * math.pi)
-
-    def config(self) -> dict[str, Any]:
-        """Return what is needed to rebuild the flow, as JSON."""
-        return {
-            "kind": "TemperatureSteerableFlow",
-            "temperature": self.temperature,
-            "coordinates": self.coordinates.config(),
-            "circular": np.flatnonzero(self.coordinates.circular.cpu().numpy()).tolist(),
-            "settings": self._settings,
-        }
+        return steerable_base_log_prob(z, self._circular, ratio)
 
     def _parted(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n_features = len(self._circular) - self.n_momenta
@@ -252,24 +225,3 @@ class TemperatureSteerableFlow(nn.Module):
 
     def _scale_logabsdet(self, z: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
         return (int(self._real_coordinates().sum()) * log_scale).expand(len(z))
-
-    def _ratio(self, temperature: float | None) -> float:
-        return 1.0 if temperature is None else kelvin(temperature) / self.temperature
-
-    def _exact(self) -> TemperatureSteerableFlow:
-        """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
-        if self.dtype == torch.float64:
-            return self
-        version = tuple(p._version for p in self.parameters())
-        if self._twin is None or self._twin[0] != version:
-            self._twin = None
-            self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
-        return self._twin[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_twin": None}
-
-
-def _normal_log_prob(values: torch.Tensor, variance: float) -> torch.Tensor:
-    constant = 0.5 * values.shape[1] * math.log(2.0 * math.pi * variance)
-    return -0.5 * values.square().sum(1) / variance - constant
