@@ -56,7 +56,7 @@ class TorchPotential(Potential):
             many, or else it takes as many as torch.
         memory: Bound [MiB] of the intermediate results of the tensor modes; by default 32 on a CPU, and 2048 on
             a GPU. The fused mode needs 128 bytes for each pair of atoms and thread in a generalized-Born solvent
-            (60 MiB for 1,000 atoms), whatever the batch.
+            (61 MiB for 1,000 atoms), whatever the batch.
 
     Attributes:
         dtype: As given.
