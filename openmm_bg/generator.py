@@ -15,7 +15,7 @@ import torch
 
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
-from openmm_bg.flows import Flow, flow_from_config
+from openmm_bg.flows import Flow, PositionFlow, flow_from_config
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
@@ -103,7 +103,9 @@ class BoltzmannGenerator:
             progress: Show a progress bar.
 
         Returns:
-            Positions in the flow's standard frame, log-densities and reduced energies at that temperature.
+            Positions in the flow's standard frame, log-densities and reduced energies at that temperature. Of a
+            flow with momenta, `Samples.log_q` is its joint log-density minus that of the momenta in the target,
+            so that the weights are those of the joint space.
 
         Raises:
             InputError: If there is no potential, or n or the temperature is not positive.
@@ -117,7 +119,8 @@ class BoltzmannGenerator:
         generator = torch.Generator().manual_seed(seed)
         parts = []
         for size in _tracked(_batches(n, batch_size), f"sampling at {temperature:g} K", n, progress):
-            positions, log_q = self.flow.sample(size, temperature, generator=generator)
+            positions, momenta, log_q = self.flow.joint_sample(size, temperature, generator=generator)
+            log_q = log_q - self.flow.momenta_log_prob(momenta, temperature)
             energy = self.potential.energy(positions)
             parts.append([tensor.detach().cpu().double() for tensor in (positions, log_q, energy)])
         positions, log_q, energy = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
@@ -141,8 +144,17 @@ class BoltzmannGenerator:
         Args:
             positions: Configurations [nm] with shape=(batch, n_atoms, 3).
             temperature: Temperature [K]; that of training if not given.
+
+        Raises:
+            InputError: If the flow has momenta: see `TemperatureSteerableFlow.log_prob`.
         """
-        return self.flow.log_prob(positions, None if temperature is None else kelvin(temperature))
+        temperature = None if temperature is None else kelvin(temperature)
+        if isinstance(self.flow, PositionFlow):
+            return self.flow.log_prob(positions, temperature)
+        raise InputError(
+            "The density of this flow is one of positions and momenta: call generator.flow.log_prob(positions, "
+            "momenta, temperature), or its estimate_log_prob for an estimate of that of positions alone."
+        )
 
     def warn_outside_range(self, temperature: float) -> None:
         """Issue a `ReliabilityWarning` if a temperature [K] is outside the range the flow is meant for."""

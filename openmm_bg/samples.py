@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,8 @@ class Samples:
 
     Args:
         positions: Configurations [nm] with shape=(n, n_atoms, 3); NaN outside the domain.
-        log_q: The flow's log-densities with shape=(n,).
+        log_q: The flow's log-densities with shape=(n,); of a flow with momenta, the joint ones minus those of the
+            momenta in the target.
         reduced_energy: Potential energies in kT with shape=(n,); non-finite values become +inf.
         temperature: The temperature [K] of the Boltzmann distribution.
         system: The molecule, if known.
@@ -181,6 +182,18 @@ class Samples:
         """
         self.warn_if_unreliable()
         return statistics.log_population_ratio(state_a, state_b, self.log_weights)
+
+    def reweighted(self, temperature: Any) -> Samples:
+        """Return the same draws with weights for another temperature: plain reweighting.
+
+        A flow sampled at that temperature itself, its base scaled, is nearly always much better.
+
+        Args:
+            temperature: The other temperature [K].
+        """
+        temperature = kelvin(temperature)
+        reduced = self.reduced_energy * (self.temperature / temperature)
+        return replace(self, reduced_energy=reduced, temperature=temperature)
 
     def resample(self, n: int | None = None, seed: int = 0) -> np.ndarray:
         """Draw unweighted configurations of the Boltzmann distribution by systematic resampling.

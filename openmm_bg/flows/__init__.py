@@ -7,17 +7,29 @@ from typing import Any
 import torch
 
 from openmm_bg.errors import ModelFileError
-from openmm_bg.flows.base import Flow
+from openmm_bg.flows.base import Flow, PositionFlow
+from openmm_bg.flows.real_nvp import RealNVP
 from openmm_bg.flows.spline_flow import SplineFlow
 from openmm_bg.flows.temperature_steerable import TemperatureSteerableFlow
 
-__all__ = ["Flow", "SplineFlow", "TemperatureSteerableFlow", "flow_from_config"]
+__all__ = [
+    "Flow",
+    "PositionFlow",
+    "RealNVP",
+    "SplineFlow",
+    "TemperatureSteerableFlow",
+    "flow_from_config",
+]
 
 
-FLOWS = {"SplineFlow": SplineFlow, "TemperatureSteerableFlow": TemperatureSteerableFlow}
+FLOWS: dict[str, type[Flow]] = {
+    "RealNVP": RealNVP,
+    "SplineFlow": SplineFlow,
+    "TemperatureSteerableFlow": TemperatureSteerableFlow,
+}
 
 
-def flow_from_config(config: dict[str, Any]) -> Flow | TemperatureSteerableFlow:
+def flow_from_config(config: dict[str, Any]) -> Flow:
     """Rebuild a flow from what its ``config`` returned; load its state afterwards.
 
     Raises:

@@ -11,33 +11,123 @@ import numpy as np
 import torch
 from torch import nn
 
+from openmm_bg.errors import InputError
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.units import kelvin
 
 
-class FeatureFlow(nn.Module, ABC):
-    """What flows on the features of a molecule share: precision, temperature and domain.
+class Flow(nn.Module, ABC):
+    """A distribution of configurations, trained at one temperature and sampled at any.
 
-    The network may draw in single precision; densities come from a twin of the flow in double precision.
+    Coordinates take positions to features, and an invertible network takes the state to latents. The state is the
+    features, followed by the auxiliary momenta of those flows that have them (`TemperatureSteerableFlow`). Momenta
+    are dimensionless; in the target at temperature T they are normal with variance T / T_train, and independent
+    of the positions. Weights and acceptance ratios are taken in the joint space of positions and momenta, which makes them
+    exact; without momenta this is the space of positions, and the arrays of momenta have no columns.
+
+    The latents' distribution scales with temperature: the variance of the normal ones is T / T_train, angles stay uniform.
+    The network may draw in single precision; densities come from a twin of the flow in double precision. They are
+    per volume of Cartesian coordinates, modulo the position and orientation of the molecule where the coordinates
+    leave them out.
 
     Args:
         coordinates: The fitted map between positions and features.
         temperature: The temperature of training [K].
+        n_momenta: The number of auxiliary momenta.
+
+    Attributes:
+        coordinates: The map between positions and features.
+        n_atoms: The number of atoms.
+        n_momenta: The number of auxiliary momenta.
+        temperature: The temperature of training [K].
     """
 
-    def __init__(self, coordinates: Coordinates, temperature: float) -> None:
+    def __init__(self, coordinates: Coordinates, temperature: float, n_momenta: int = 0) -> None:
         super().__init__()
+        if n_momenta < 0:
+            raise InputError(f"n_momenta must not be negative, and is {n_momenta}.")
         self.coordinates = coordinates
         self.n_atoms = coordinates.n_atoms
+        self.n_momenta = n_momenta
         self.temperature = kelvin(temperature)
+        circular = torch.cat([coordinates.circular.cpu(), torch.zeros(n_momenta, dtype=torch.bool)])
+        self.register_buffer("_circular", circular, persistent=False)
         self._settings: dict[str, Any] = {}
         self._twin: tuple[Any, Self] | None = None
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The precision of the network."""
+        return next(parameter for parameter in self.parameters()).dtype
+
+    @abstractmethod
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set the precision of the network that draws; coordinates and densities stay in float64."""
+
+    @abstractmethod
+    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map states with shape=(batch, n_features + n_momenta) to latents, with log-determinants."""
+
+    @abstractmethod
+    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map latents to states, with log-determinants."""
+
+    def joint_sample(
+        self,
+        n: int,
+        temperature: float | None = None,
+        *,
+        generator: torch.Generator,
+        frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw configurations and momenta.
+
+        Args:
+            n: How many.
+            temperature: Temperature [K]; the training temperature if not given.
+            generator: Source of randomness.
+            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the samples take.
+
+        Returns:
+            Positions [nm] with shape=(n, n_atoms, 3), NaN where a draw is outside the domain; momenta with
+            shape=(n, n_momenta); and their joint log-densities with shape=(n,); all float64.
+        """
+        ratio = self.ratio(temperature)
+        with torch.no_grad():
+            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device))[0]
+            # The configurations are those of this state in float64, and so is their density.
+            state = state.double()
+            features, momenta = self.parted(state)
+            positions, logabsdet = self.coordinates.inverse(features, frame=frame)
+            return positions, momenta, self.exact().state_log_prob(state, ratio) - logabsdet
+
+    def joint_log_prob(
+        self, positions: Any, momenta: torch.Tensor, temperature: float | None = None
+    ) -> torch.Tensor:
+        """Return exact joint log-densities with shape=(batch,) in float64; -inf outside the domain.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            momenta: Momenta with shape=(batch, n_momenta).
+            temperature: Temperature [K]; the training temperature if not given.
+        """
+        with torch.no_grad():
+            state, logabsdet, outside = self.state_of(positions, momenta)
+            log_q = self.exact().state_log_prob(state, self.ratio(temperature)) + logabsdet
+            return torch.where(outside, -torch.inf, log_q)
+
+    def sample_momenta(
+        self, n: int, temperature: float | None = None, *, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Draw momenta of the target with shape=(n, n_momenta), float64."""
+        draw = torch.randn(n, self.n_momenta, generator=generator, dtype=torch.float64)
+        return draw * math.sqrt(self.ratio(temperature))
+
+    def momenta_log_prob(self, momenta: torch.Tensor, temperature: float | None = None) -> torch.Tensor:
+        """Return the target's log-density of momenta with shape=(batch,); zero without momenta."""
+        real = torch.zeros(self.n_momenta, dtype=torch.bool, device=momenta.device)
+        return steerable_base_log_prob(momenta, real, self.ratio(temperature))
 
     def in_domain(self, positions: Any) -> torch.Tensor:
         """Tell which configurations the flow can propose (chirality, labels), with shape=(batch,)."""
@@ -54,21 +144,55 @@ class FeatureFlow(nn.Module, ABC):
             "settings": self._settings,
         }
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
+    # The state: features and momenta
 
-    def _features(self, positions: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return features (any, outside the domain), log-determinants, and which are outside."""
+    def state_of(
+        self, positions: Any, momenta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states (any, outside the domain), log-determinants, and which are outside; float64.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            momenta: Momenta with shape=(batch, n_momenta).
+        """
         features, logabsdet = self.coordinates.forward(positions_tensor(positions).to(self._device))
         outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
-        return torch.where(outside[:, None], 0.0, features), logabsdet, outside
+        features = torch.where(outside[:, None], 0.0, features)
+        return torch.cat([features, momenta.to(features)], dim=1), logabsdet, outside
 
-    def _ratio(self, temperature: float | None) -> float:
+    def parted(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features and the momenta of states."""
+        n_features = len(self._circular) - self.n_momenta
+        return state[:, :n_features], state[:, n_features:]
+
+    def state_log_prob(self, state: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the log-density of states, in the network's precision.
+
+        Args:
+            state: Features and momenta with shape=(batch, n_features + n_momenta).
+            ratio: T / T_train.
+        """
+        z, logabsdet = self.state_forward(state.to(self.dtype))
+        return self.base_log_prob(z, ratio) + logabsdet
+
+    def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
+        """Draw latents with shape=(n, n_features + n_momenta), in the network's precision."""
+        return sample_steerable_base(n, self._circular, ratio, generator, self.dtype)
+
+    def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+        """Return the log-density of latents with shape=(batch,)."""
+        return steerable_base_log_prob(z, self._circular, ratio)
+
+    @property
+    def circular(self) -> torch.Tensor:
+        """Which components of state and latents are angles, with shape=(n_features + n_momenta,)."""
+        return self._circular
+
+    def ratio(self, temperature: float | None) -> float:
         """Return T / T_train."""
         return 1.0 if temperature is None else kelvin(temperature) / self.temperature
 
-    def _exact(self) -> Self:
+    def exact(self) -> Self:
         """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
         if self.dtype == torch.float64:
             return self
@@ -78,8 +202,49 @@ class FeatureFlow(nn.Module, ABC):
             self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
         return self._twin[1]
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_twin": None}
+
+
+class PositionFlow(Flow):
+    """A flow without momenta: its density of positions is exact."""
+
+    def sample(
+        self,
+        n: int,
+        temperature: float | None = None,
+        *,
+        generator: torch.Generator,
+        frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw configurations.
+
+        Args:
+            n: How many.
+            temperature: Temperature [K]; the training temperature if not given.
+            generator: Source of randomness.
+            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the samples take.
+
+        Returns:
+            Positions [nm] with shape=(n, n_atoms, 3), NaN where a draw is outside the domain, and their
+            log-densities with shape=(n,); both float64.
+        """
+        positions, _, log_q = self.joint_sample(n, temperature, generator=generator, frame=frame)
+        return positions, log_q
+
+    def log_prob(self, positions: Any, temperature: float | None = None) -> torch.Tensor:
+        """Return exact log-densities with shape=(batch,) in float64; -inf outside the domain.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            temperature: Temperature [K]; the training temperature if not given.
+        """
+        positions = positions_tensor(positions)
+        return self.joint_log_prob(positions, positions.new_zeros(len(positions), 0), temperature)
 
 
 def sample_steerable_base(
@@ -107,61 +272,3 @@ def steerable_base_log_prob(z: torch.Tensor, circular: torch.Tensor, ratio: floa
     n_angles = z.shape[1] - normal.shape[1]
     constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(2.0 * math.pi)
     return -0.5 * normal.square().sum(1) / ratio - constant
-
-
-class Flow(nn.Module, ABC):
-    """A distribution of configurations, trained at one temperature and sampled at any.
-
-    Densities are per volume of Cartesian coordinates, modulo the position and orientation of the molecule
-    where the coordinates leave them out; they are always computed in float64.
-
-    Attributes:
-        n_atoms: The number of atoms.
-        temperature: The temperature of training [K].
-    """
-
-    n_atoms: int
-    temperature: float
-
-    @abstractmethod
-    def sample(
-        self,
-        n: int,
-        temperature: float | None = None,
-        *,
-        generator: torch.Generator,
-        frame: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw configurations.
-
-        Args:
-            n: How many.
-            temperature: Temperature [K]; the training temperature if not given.
-            generator: Source of randomness.
-            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the samples take.
-
-        Returns:
-            Positions [nm] with shape=(n, n_atoms, 3), NaN where a draw is outside the domain, and their
-            log-densities with shape=(n,); both float64.
-        """
-
-    @abstractmethod
-    def log_prob(self, positions: Any, temperature: float | None = None) -> torch.Tensor:
-        """Return log-densities with shape=(batch,) in float64; -inf outside the domain.
-
-        Args:
-            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
-            temperature: Temperature [K]; the training temperature if not given.
-        """
-
-    @abstractmethod
-    def in_domain(self, positions: Any) -> torch.Tensor:
-        """Tell which configurations the flow can propose (chirality, labels), with shape=(batch,)."""
-
-    @abstractmethod
-    def set_dtype(self, dtype: torch.dtype) -> None:
-        """Set the precision of the network that draws; densities stay in float64."""
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Return what is needed to rebuild the flow, as JSON; parameters and buffers are saved apart."""

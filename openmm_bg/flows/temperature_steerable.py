@@ -11,14 +11,14 @@ from nflows.transforms import CompositeTransform
 from torch import nn
 
 from openmm_bg.errors import InputError
-from openmm_bg.flows.base import FeatureFlow, sample_steerable_base, steerable_base_log_prob
+from openmm_bg.flows.base import Flow
 from openmm_bg.flows.masks import coupling_masks
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.affine import AffineCoupling
 from openmm_bg.transforms.base import Coordinates
 
 
-class TemperatureSteerableFlow(FeatureFlow):
+class TemperatureSteerableFlow(Flow):
     """A flow of positions and auxiliary momenta p that obeys log q_T(x, p) = (T0 / T) log q_T0(x, p) + constant.
 
     A Boltzmann distribution obeys the same law. It holds because the prior of the latents obeys it (normal with
@@ -51,10 +51,7 @@ class TemperatureSteerableFlow(FeatureFlow):
         n_hidden: int = 3,
         seed: int = 0,
     ) -> None:
-        super().__init__(coordinates, temperature)
-        self.n_momenta = coordinates.n_features if n_momenta is None else n_momenta
-        if self.n_momenta < 0:
-            raise InputError(f"n_momenta must not be negative, and is {n_momenta}.")
+        super().__init__(coordinates, temperature, coordinates.n_features if n_momenta is None else n_momenta)
         self._settings = {
             "n_momenta": self.n_momenta,
             "n_layers": n_layers,
@@ -62,28 +59,21 @@ class TemperatureSteerableFlow(FeatureFlow):
             "n_hidden": n_hidden,
             "seed": seed,
         }
-        circular = torch.cat([coordinates.circular.cpu(), torch.zeros(self.n_momenta, dtype=torch.bool)])
-        self.register_buffer("_circular", circular, persistent=False)
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layers = [
                 AffineCoupling(
                     mask,
-                    circular,
+                    self._circular,
                     volume_preserving=True,
                     hidden_features=hidden_features,
                     n_hidden=n_hidden,
                 )
-                for mask in coupling_masks(circular, n_layers, generator)
+                for mask in coupling_masks(self._circular, n_layers, generator)
             ]
         self.transform = CompositeTransform(layers)
         self.log_scale = nn.Parameter(torch.zeros(()))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the network."""
-        return self.log_scale.dtype
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Set the precision of the network; the coordinates stay in float64."""
@@ -110,15 +100,7 @@ class TemperatureSteerableFlow(FeatureFlow):
             Positions [nm] with shape=(n, n_atoms, 3), NaN where a draw is outside the domain; momenta with
             shape=(n, n_momenta); and their joint log-densities with shape=(n,); all float64.
         """
-        ratio = self._ratio(temperature)
-        with torch.no_grad():
-            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device))[0]
-            # The configurations are those of this state in float64, and so is their density.
-            state = state.double()
-            features, momenta = self._parted(state)
-            positions, logabsdet = self.coordinates.inverse(features, frame=frame)
-            log_q = self._exact().state_log_prob(state, ratio)
-            return positions, momenta, log_q - logabsdet
+        return self.joint_sample(n, temperature, generator=generator, frame=frame)
 
     def log_prob(self, positions: Any, momenta: Any, temperature: float | None = None) -> torch.Tensor:
         """Return exact joint log-densities with shape=(batch,) in float64; -inf outside the domain.
@@ -143,11 +125,7 @@ class TemperatureSteerableFlow(FeatureFlow):
             raise InputError(
                 f"The momenta must have the shape ({len(positions)}, {self.n_momenta}), not {tuple(momenta.shape)}."
             )
-        with torch.no_grad():
-            features, logabsdet, outside = self._features(positions)
-            state = torch.cat([features, momenta], dim=1)
-            log_q = self._exact().state_log_prob(state, self._ratio(temperature)) + logabsdet
-            return torch.where(outside, -torch.inf, log_q)
+        return self.joint_log_prob(positions, momenta, temperature)
 
     def estimate_log_prob(
         self, positions: Any, temperature: float | None = None, *, n_momenta: int, generator: torch.Generator
@@ -170,28 +148,6 @@ class TemperatureSteerableFlow(FeatureFlow):
             terms.append(joint - self.momenta_log_prob(momenta, temperature))
         return torch.logsumexp(torch.stack(terms), dim=0) - math.log(n_momenta)
 
-    def sample_momenta(
-        self, n: int, temperature: float | None = None, *, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Draw momenta of the target with shape=(n, n_momenta), float64."""
-        draw = torch.randn(n, self.n_momenta, generator=generator, dtype=torch.float64)
-        return draw * math.sqrt(self._ratio(temperature))
-
-    def momenta_log_prob(self, momenta: torch.Tensor, temperature: float | None = None) -> torch.Tensor:
-        """Return the target's log-density of momenta with shape=(batch,)."""
-        nowhere = torch.zeros(self.n_momenta, dtype=torch.bool, device=momenta.device)
-        return steerable_base_log_prob(momenta, nowhere, self._ratio(temperature))
-
-    def state_log_prob(self, state: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
-        """Return the log-density of features and momenta, in the network's precision.
-
-        Args:
-            state: Features and momenta with shape=(batch, n_features + n_momenta).
-            ratio: T / T0.
-        """
-        z, logabsdet = self.state_forward(state.to(self.dtype))
-        return self.base_log_prob(z, ratio) + logabsdet
-
     def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features and momenta to latents."""
         z, logabsdet = self.transform(state)
@@ -201,18 +157,6 @@ class TemperatureSteerableFlow(FeatureFlow):
         """Map latents to features and momenta."""
         state, logabsdet = self.transform.inverse(self._scaled(z, -self.log_scale))
         return state, logabsdet + self._scale_logabsdet(z, -self.log_scale)
-
-    def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
-        """Draw latents with shape=(n, n_features + n_momenta), in the network's precision."""
-        return sample_steerable_base(n, self._circular, ratio, generator, self.dtype)
-
-    def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
-        """Return the prior's log-density of latents with shape=(batch,)."""
-        return steerable_base_log_prob(z, self._circular, ratio)
-
-    def _parted(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n_features = len(self._circular) - self.n_momenta
-        return state[:, :n_features], state[:, n_features:]
 
     def _real_coordinates(self) -> torch.Tensor:
         """Which latents the trainable scale acts on: those of coordinates, neither angles nor momenta."""

@@ -135,7 +135,7 @@ class Trainer:
         weight = settings.kl_weight_at(fraction)
         loss_kl, ess = math.nan, math.nan
         chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
-        log_q = self.flow.features_log_prob(self._train[chosen])
+        log_q = self.flow.state_log_prob(self._train[chosen])
         loss_ml = maximum_likelihood(log_q)
         loss_ld = log_dispersion(log_q, self._energies[chosen])
         loss = (1.0 - weight) * loss_ml + settings.dispersion_weight_at(fraction) * loss_ld
@@ -163,7 +163,7 @@ class Trainer:
         with torch.no_grad():
             batches = self._held_out[: 4 * n].split(2048)
             nll = -float(
-                torch.cat([self.average.features_log_prob(batch).double() for batch in batches]).mean()
+                torch.cat([self.average.state_log_prob(batch).double() for batch in batches]).mean()
             )
             draw = torch.Generator().manual_seed(self.settings.seed + 1)
             positions, log_q = self.average.sample(n, temperature, generator=draw)

@@ -51,9 +51,7 @@ def test_density_integrates_to_one_at_every_temperature(temperature):
     flow = copy.deepcopy(_one_angle_flow()).double()
     points, volume = _grid(72)
     with torch.no_grad():
-        log_q = torch.cat(
-            [flow.features_log_prob(part, temperature / 600.0) for part in points.split(20_000)]
-        )
+        log_q = torch.cat([flow.state_log_prob(part, temperature / 600.0) for part in points.split(20_000)])
     assert float(log_q.exp().sum() * volume) == pytest.approx(1.0, abs=5e-3)
 
 
@@ -68,7 +66,7 @@ def test_samples_follow_the_density(temperature):
     p_values = {}
     for judged in (temperature, 0.75 * temperature):
         with torch.no_grad():
-            parts = [exact.features_log_prob(part, judged / 600.0) for part in points.split(20_000)]
+            parts = [exact.state_log_prob(part, judged / 600.0) for part in points.split(20_000)]
         density = (torch.cat(parts).exp() * volume).reshape(72, 72, 72)
         # Coarse cells: the angle in 6 parts, the first line in 12.
         expected = density.sum(2).reshape(6, 12, 12, 6).sum((1, 3)).numpy()

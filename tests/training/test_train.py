@@ -62,7 +62,7 @@ def test_training_improves_and_logs(data, tmp_path):
     # Against the untrained flow, which is the normal distribution of the features.
     start = Trainer(data, tmp_path / "untrained", SMALL)
     with torch.no_grad():
-        untrained = -float(start.flow.features_log_prob(start._held_out).mean())
+        untrained = -float(start.flow.state_log_prob(start._held_out).mean())
     assert float(rows[-1]["held_out_nll"]) < untrained - 0.1
     assert generator.path == (tmp_path / "model").resolve()
     assert not (tmp_path / "model" / "checkpoint.safetensors").exists()
