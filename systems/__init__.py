@@ -1,4 +1,4 @@
-"""Molecular systems that come with the package, and a container for your own."""
+"""Molecules and toy systems that come with the package, and a container for your own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from collections.abc import Callable
 
 from openmm_bg.errors import InputError
 from openmm_bg.systems.alanine_dipeptide import alanine_dipeptide
+from openmm_bg.systems.double_well import double_well
+from openmm_bg.systems.double_well_mixture import double_well_mixture
+from openmm_bg.systems.harmonic_oscillator import harmonic_oscillator
 from openmm_bg.systems.molecular_system import MolecularSystem
 from openmm_bg.systems.validation import check_system
 
-__all__ = ["MolecularSystem", "alanine_dipeptide", "check_system", "load", "names"]
+__all__ = [
+    "MolecularSystem",
+    "alanine_dipeptide",
+    "check_system",
+    "double_well",
+    "double_well_mixture",
+    "harmonic_oscillator",
+    "load",
+    "names",
+]
 
 _BUILDERS: dict[str, Callable[[], MolecularSystem]] = {"alanine_dipeptide": alanine_dipeptide}
 

@@ -70,6 +70,13 @@ def train(
             help="Stop after so many validations without progress; 0: never.", rich_help_panel=_VALIDATION
         ),
     ] = 0,
+    flow: Annotated[
+        str,
+        typer.Option(
+            help="Kind of flow: spline, realnvp, tsf (temperature-steerable), or tsf-affine.",
+            rich_help_panel=_FLOW,
+        ),
+    ] = "spline",
     n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers.", rich_help_panel=_FLOW)] = 8,
     n_bins: Annotated[int, typer.Option("--bins", help="Bins of a spline.", rich_help_panel=_FLOW)] = 8,
     bound: Annotated[
@@ -77,8 +84,18 @@ def train(
     ] = 6.0,
     hidden_features: Annotated[int, typer.Option(help="Width of the networks.", rich_help_panel=_FLOW)] = 128,
     n_blocks: Annotated[
-        int, typer.Option("--blocks", help="Residual blocks of the networks.", rich_help_panel=_FLOW)
+        int, typer.Option("--blocks", help="Residual blocks of splines' networks.", rich_help_panel=_FLOW)
     ] = 1,
+    n_hidden: Annotated[
+        int,
+        typer.Option(
+            "--hidden-layers", help="Hidden layers of affine layers' networks.", rich_help_panel=_FLOW
+        ),
+    ] = 3,
+    n_momenta: Annotated[
+        int | None,
+        typer.Option("--momenta", help="Momenta of a tsf; default: one a feature.", rich_help_panel=_FLOW),
+    ] = None,
 ) -> None:
     """Train a flow on molecular dynamics data, by example and by energy.
 

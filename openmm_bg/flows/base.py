@@ -23,13 +23,13 @@ class Flow(nn.Module, ABC):
     Coordinates take positions to features, and an invertible network takes the state to latents. The state is the
     features, followed by the auxiliary momenta of those flows that have them (`TemperatureSteerableFlow`). Momenta
     are dimensionless; in the target at temperature T they are normal with variance T / T_train, and independent
-    of the positions. Weights and acceptance ratios are taken in the joint space of positions and momenta, which makes them
-    exact; without momenta this is the space of positions, and the arrays of momenta have no columns.
+    of the positions. Weights and acceptance ratios live in the joint space of positions and momenta, where they
+    are exact; without momenta this is the space of positions, and the arrays of momenta have no columns.
 
-    The latents' distribution scales with temperature: the variance of the normal ones is T / T_train, angles stay uniform.
-    The network may draw in single precision; densities come from a twin of the flow in double precision. They are
-    per volume of Cartesian coordinates, modulo the position and orientation of the molecule where the coordinates
-    leave them out.
+    The latents' distribution scales with temperature: the variance of the normal ones is T / T_train, angles
+    stay uniform. The network may draw in single precision; densities come from a twin of the flow in double
+    precision. They are per volume of Cartesian coordinates, modulo the position and orientation of the molecule
+    where the coordinates leave them out.
 
     Args:
         coordinates: The fitted map between positions and features.

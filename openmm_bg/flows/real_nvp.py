@@ -6,13 +6,12 @@ import torch
 from nflows.transforms import CompositeTransform
 
 from openmm_bg.flows.base import PositionFlow
-from openmm_bg.flows.masks import coupling_masks
-from openmm_bg.transforms.affine import AffineCoupling
+from openmm_bg.flows.layers import affine_layers
 from openmm_bg.transforms.base import Coordinates
 
 
 class RealNVP(PositionFlow):
-    """Blocks of two affine coupling layers each, the halves of the features taking turns.
+    """Affine coupling layers, in pairs that transform complementary random halves of the features.
 
     Conditioners of scales have ReLU activations, those of shifts tanh. Angles could only be rotated, which keeps
     a uniform distribution uniform: fit the coordinates with ``circular=False``, so that torsions are real numbers.
@@ -22,7 +21,7 @@ class RealNVP(PositionFlow):
     Args:
         coordinates: The fitted map between positions and features.
         temperature: The temperature of training [K].
-        n_blocks: Blocks of two layers.
+        n_layers: Coupling layers; two are one block.
         hidden_features: Width of the conditioners.
         n_hidden: Hidden layers of the conditioners.
         seed: Seed of masks and initial weights.
@@ -33,14 +32,14 @@ class RealNVP(PositionFlow):
         coordinates: Coordinates,
         temperature: float,
         *,
-        n_blocks: int = 4,
+        n_layers: int = 8,
         hidden_features: int = 128,
         n_hidden: int = 3,
         seed: int = 0,
     ) -> None:
         super().__init__(coordinates, temperature)
         self._settings = {
-            "n_blocks": n_blocks,
+            "n_layers": n_layers,
             "hidden_features": hidden_features,
             "n_hidden": n_hidden,
             "seed": seed,
@@ -48,16 +47,14 @@ class RealNVP(PositionFlow):
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = [
-                AffineCoupling(
-                    mask,
-                    self._circular,
-                    volume_preserving=False,
-                    hidden_features=hidden_features,
-                    n_hidden=n_hidden,
-                )
-                for mask in coupling_masks(self._circular, 2 * n_blocks, generator)
-            ]
+            layers = affine_layers(
+                self._circular,
+                n_layers,
+                volume_preserving=False,
+                hidden_features=hidden_features,
+                n_hidden=n_hidden,
+                generator=generator,
+            )
         self.transform = CompositeTransform(layers)
 
     def set_dtype(self, dtype: torch.dtype) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from nflows.transforms import CompositeTransform
 
 from openmm_bg.flows.base import PositionFlow
-from openmm_bg.flows.masks import coupling_masks
+from openmm_bg.flows.layers import spline_layers
 from openmm_bg.transforms.base import Coordinates
-from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
 
 
 class SplineFlow(PositionFlow):
@@ -52,24 +49,18 @@ class SplineFlow(PositionFlow):
             "n_blocks": n_blocks,
             "seed": seed,
         }
-        circular = coordinates.circular.clone()
         generator = torch.Generator().manual_seed(seed)
-        layers = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for mask in coupling_masks(circular, n_layers, generator):
-                shift = (torch.rand(int(circular.sum()), generator=generator) * 2.0 - 1.0) * math.pi
-                layers.append(CircularShift(circular, shift))
-                layers.append(
-                    SplineCoupling(
-                        mask,
-                        circular,
-                        n_bins=n_bins,
-                        bound=bound,
-                        hidden_features=hidden_features,
-                        n_blocks=n_blocks,
-                    )
-                )
+            layers = spline_layers(
+                coordinates.circular.clone(),
+                n_layers,
+                n_bins=n_bins,
+                bound=bound,
+                hidden_features=hidden_features,
+                n_blocks=n_blocks,
+                generator=generator,
+            )
         self.transform = CompositeTransform(layers)
 
     def set_dtype(self, dtype: torch.dtype) -> None:

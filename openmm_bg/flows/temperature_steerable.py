@@ -12,10 +12,10 @@ from torch import nn
 
 from openmm_bg.errors import InputError
 from openmm_bg.flows.base import Flow
-from openmm_bg.flows.masks import coupling_masks
+from openmm_bg.flows.layers import affine_layers, spline_layers
 from openmm_bg.tensors import positions_tensor
-from openmm_bg.transforms.affine import AffineCoupling
 from openmm_bg.transforms.base import Coordinates
+from openmm_bg.transforms.lift import VolumePreservingLift
 
 
 class TemperatureSteerableFlow(Flow):
@@ -25,18 +25,27 @@ class TemperatureSteerableFlow(Flow):
     variance T / T0; angles uniform) and every map has a constant Jacobian: volume-preserving couplings, one
     trainable scale of the real latents, and unit-Jacobian coordinates.
 
+    Two kinds of volume-preserving layers can be had. ``"affine"``: RealNVP layers on features and momenta together,
+    their log scales less their mean (angles are only rotated). ``"spline"``: the layers of a `SplineFlow` on the
+    features, whose changes of volume the momenta absorb (`VolumePreservingLift`). The more momenta, the closer this
+    is to the spline flow with its base scaled, which it becomes in the limit.
+
     Momenta are dimensionless, and at temperature T they are normal with variance T / T0 in the target: weights and
     acceptance ratios live in the joint space, with the target exp(-U / kT) N(p; 0, T / T0).
 
-    Source: Dibak et al., Temperature-steerable flows (2021), section 2.
+    Source: Dibak et al., Temperature-steerable flows (2021), section 2; the lift is this package's own.
 
     Args:
         coordinates: The fitted map between positions and features; its Jacobian must be constant.
         temperature: The temperature of training T0 [K].
         n_momenta: Auxiliary momenta; as many as features if not given.
+        coupling: The kind of coupling layers, "spline" or "affine".
         n_layers: Coupling layers. Every two are conditioned on complementary random halves.
         hidden_features: Width of the conditioners.
-        n_hidden: Hidden layers of the conditioners.
+        n_hidden: Hidden layers of the conditioners of affine layers.
+        n_bins: Bins of each spline.
+        bound: The real features' splines act within this many standard deviations.
+        n_blocks: Residual blocks of the conditioners of spline layers.
         seed: Seed of masks and initial weights.
     """
 
@@ -46,32 +55,43 @@ class TemperatureSteerableFlow(Flow):
         temperature: float,
         *,
         n_momenta: int | None = None,
-        n_layers: int = 12,
+        coupling: str = "spline",
+        n_layers: int = 8,
         hidden_features: int = 128,
         n_hidden: int = 3,
+        n_bins: int = 8,
+        bound: float = 6.0,
+        n_blocks: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(coordinates, temperature, coordinates.n_features if n_momenta is None else n_momenta)
+        if coupling not in ("spline", "affine"):
+            raise InputError(f"There is no coupling {coupling!r}; there are spline and affine.")
+        common = {"n_layers": n_layers, "hidden_features": hidden_features}
+        own = {"n_hidden": n_hidden}
+        if coupling == "spline":
+            own = {"n_bins": n_bins, "bound": bound, "n_blocks": n_blocks}
+            if self.n_momenta == 0:
+                raise InputError(
+                    "Spline layers need at least one momentum, which absorbs their changes of volume."
+                )
         self._settings = {
             "n_momenta": self.n_momenta,
-            "n_layers": n_layers,
-            "hidden_features": hidden_features,
-            "n_hidden": n_hidden,
+            "coupling": coupling,
             "seed": seed,
+            **common,
+            **own,
         }
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = [
-                AffineCoupling(
-                    mask,
-                    self._circular,
-                    volume_preserving=True,
-                    hidden_features=hidden_features,
-                    n_hidden=n_hidden,
+            if coupling == "spline":
+                plain = spline_layers(coordinates.circular, generator=generator, **common, **own)
+                layers = [VolumePreservingLift(layer, coordinates.n_features) for layer in plain]
+            else:
+                layers = affine_layers(
+                    self._circular, volume_preserving=True, generator=generator, **common, **own
                 )
-                for mask in coupling_masks(self._circular, n_layers, generator)
-            ]
         self.transform = CompositeTransform(layers)
         self.log_scale = nn.Parameter(torch.zeros(()))
 

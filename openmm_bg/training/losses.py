@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from openmm_bg.flows.spline_flow import SplineFlow
+from openmm_bg.flows.base import Flow
 from openmm_bg.potentials.base import Potential
 from openmm_bg.units import thermal_energy
 
@@ -41,6 +41,8 @@ def log_dispersion(log_q: torch.Tensor, reduced_energies: torch.Tensor, bound: f
 class ReverseKL:
     """The Kullback-Leibler divergence KL(q || p) at the training temperature, up to a constant.
 
+    Of a flow with momenta it is that of the joint densities.
+
     Args:
         potential: The potential, in the network's precision.
         temperature: The training temperature [K].
@@ -54,24 +56,26 @@ class ReverseKL:
     temperature: float
     energy_cut: float
 
-    def __call__(self, flow: SplineFlow, n: int, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+    def __call__(self, flow: Flow, n: int, generator: torch.Generator) -> tuple[torch.Tensor, float]:
         """Draw n samples.
 
         Returns:
             The loss and the samples' effective fraction (ESS / n, unclipped).
         """
         z = flow.sample_base(n, 1.0, generator)
-        features, logabsdet = flow.transform.inverse(z)
+        state, logabsdet = flow.state_inverse(z)
+        features, momenta = flow.parted(state)
         positions, _ = flow.coordinates.inverse(features)
+        log_expansion = logabsdet + flow.momenta_log_prob(momenta)
         reduced = self.potential.energy(positions) / thermal_energy(self.temperature)
         finite = torch.isfinite(reduced)
         reduced = torch.where(finite, reduced, 0.0)
         excess = (reduced - self.energy_cut).clamp_min(0.0)
         tamed = torch.where(excess > 0, self.energy_cut + torch.log1p(excess), reduced)
-        loss = torch.where(finite, tamed - logabsdet, 0.0).sum() / finite.sum().clamp_min(1)
+        loss = torch.where(finite, tamed - log_expansion, 0.0).sum() / finite.sum().clamp_min(1)
         with torch.no_grad():
             log_weights = torch.where(
-                finite, logabsdet - flow.base_log_prob(z) - reduced, -torch.inf
+                finite, log_expansion - flow.base_log_prob(z) - reduced, -torch.inf
             ).double()
             weights = torch.softmax(log_weights, 0)
             ess = float(1.0 / weights.square().sum() / n)

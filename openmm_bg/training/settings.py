@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from openmm_bg.errors import InputError
 
+# The settings of each kind of flow, beside those that all have.
+_FLOW_SETTINGS = {
+    "spline": ("n_bins", "bound", "n_blocks"),
+    "realnvp": ("n_hidden",),
+    "tsf": ("n_momenta", "n_bins", "bound", "n_blocks"),
+    "tsf-affine": ("n_momenta", "n_hidden"),
+}
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -32,11 +40,15 @@ class TrainingSettings:
         validation_interval: Steps between validations and checkpoints.
         validation_samples: Samples of the flow in a validation.
         patience: Stop after this many validations without a better result; never if 0.
+        flow: The kind of flow: "spline", "realnvp", "tsf" (temperature-steerable, of spline layers) or "tsf-affine"
+            (of affine layers, as first published).
         n_layers: Coupling layers of the flow.
+        hidden_features: Width of its conditioners.
         n_bins: Bins of its splines.
         bound: Its splines act within this many standard deviations.
-        hidden_features: Width of its conditioners.
-        n_blocks: Residual blocks of its conditioners.
+        n_blocks: Residual blocks of the conditioners of splines.
+        n_hidden: Hidden layers of the conditioners of affine layers.
+        n_momenta: Auxiliary momenta of a temperature-steerable flow; as many as features if not given.
         seed: Seed of the flow and of the training.
 
     Raises:
@@ -58,17 +70,23 @@ class TrainingSettings:
     validation_interval: int = 250
     validation_samples: int = 5000
     patience: int = 0
+    flow: str = "spline"
     n_layers: int = 8
+    hidden_features: int = 128
     n_bins: int = 8
     bound: float = 6.0
-    hidden_features: int = 128
     n_blocks: int = 1
+    n_hidden: int = 3
+    n_momenta: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        if self.flow not in _FLOW_SETTINGS:
+            raise InputError(f"There is no flow {self.flow!r}; the flows are {', '.join(_FLOW_SETTINGS)}.")
         positive = ("n_steps", "batch_size", "kl_batch_size", "learning_rate", "max_gradient_norm", "bound")
         positive += ("validation_interval", "validation_samples", "n_layers", "hidden_features", "n_blocks")
+        positive += ("n_hidden",)
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
@@ -81,6 +99,8 @@ class TrainingSettings:
             raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
         if self.kl_full < self.kl_start:
             raise InputError(f"kl_full ({self.kl_full}) must not be before kl_start ({self.kl_start}).")
+        if self.n_momenta is not None and self.n_momenta < 1:
+            raise InputError(f"n_momenta must be at least 1, not {self.n_momenta}.")
         if not 2 <= self.n_bins <= 512:
             raise InputError(f"n_bins must be between 2 and 512, not {self.n_bins}.")
 
@@ -96,7 +116,7 @@ class TrainingSettings:
         """Return the weight of the log-dispersion when a fraction of the run is done."""
         return self.dispersion_weight * min(1.0, fraction / 0.1)
 
-    def flow_settings(self) -> dict[str, float | int]:
+    def flow_settings(self) -> dict[str, float | int | None]:
         """Return the settings of the flow."""
-        names = ("n_layers", "n_bins", "bound", "hidden_features", "n_blocks", "seed")
+        names = ("n_layers", "hidden_features", "seed", *_FLOW_SETTINGS[self.flow])
         return {name: getattr(self, name) for name in names}

@@ -9,6 +9,8 @@ import io
 import json
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,24 @@ import torch
 from openmm_bg import statistics
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.files import atomic_write_bytes, atomic_write_text, provenance
-from openmm_bg.flows.spline_flow import SplineFlow
+from openmm_bg.flows import Flow, RealNVP, SplineFlow, TemperatureSteerableFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
 from openmm_bg.potentials.torch_potential import TranslationError
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
 from openmm_bg.training.settings import TrainingSettings
-from openmm_bg.transforms import InternalCoordinates
+from openmm_bg.transforms import Coordinates, InternalCoordinates
 from openmm_bg.units import thermal_energy
 
 LOG = "log.csv"
 _WARM_UP_STEPS = 200
+_FLOWS: dict[str, Callable[..., Flow]] = {
+    "spline": SplineFlow,
+    "realnvp": RealNVP,
+    "tsf": partial(TemperatureSteerableFlow, coupling="spline"),
+    "tsf-affine": partial(TemperatureSteerableFlow, coupling="affine"),
+}
 
 
 def train(
@@ -37,9 +45,10 @@ def train(
     output: str | Path,
     settings: TrainingSettings | None = None,
     *,
+    coordinates: Coordinates | None = None,
     progress: bool = False,
 ) -> BoltzmannGenerator:
-    """Train a spline flow on molecular dynamics data, or continue an interrupted training.
+    """Train a flow on molecular dynamics data, or continue an interrupted training.
 
     The output directory becomes the model; ``log.csv`` in it has a row for every validation: losses, held-out
     negative log-likelihood, KL divergence and effective sample size. An interrupted run leaves a checkpoint
@@ -50,6 +59,8 @@ def train(
         data: The data.
         output: The directory.
         settings: The settings.
+        coordinates: The map between positions and features, fitted to data or not in need of it; the molecule's
+            internal coordinates, fitted to the data, if not given.
         progress: Show a progress bar with the latest figures.
 
     Returns:
@@ -59,7 +70,7 @@ def train(
         InputError: If the data are unsuitable, or the directory holds a finished model, or an interrupted
             training of other data or settings.
     """
-    trainer = Trainer(data, Path(output), settings or TrainingSettings())
+    trainer = Trainer(data, Path(output), settings or TrainingSettings(), coordinates)
     trainer.resume()
     trainer.run(progress)
     return trainer.finish()
@@ -68,7 +79,13 @@ def train(
 class Trainer:
     """The state of a training run; `train` is the usual way to use it."""
 
-    def __init__(self, data: TrainingData, output: Path, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        output: Path,
+        settings: TrainingSettings,
+        coordinates: Coordinates | None = None,
+    ) -> None:
         if (output / "model.json").exists():
             raise InputError(
                 f"{output} holds a finished model; choose another output directory or remove it."
@@ -86,14 +103,16 @@ class Trainer:
             "settings": dataclasses.asdict(settings),
         }
         system = data.system
-        coordinates = InternalCoordinates.from_reference(system.positions, system.bonds, system.masses)
         n_held_out = math.ceil(settings.validation_fraction * len(data.positions))
         if len(data.positions) - n_held_out < 100:
             raise InputError(f"{len(data.positions)} frames are too few to train a flow; simulate more.")
-        coordinates.fit(data.positions[:-n_held_out])
+        if coordinates is None:
+            coordinates = InternalCoordinates.from_reference(system.positions, system.bonds, system.masses)
+            # Affine layers alone could not give an angle on a circle anything but a uniform distribution.
+            coordinates.fit(data.positions[:-n_held_out], circular=settings.flow != "realnvp")
         features = _features(coordinates, data.positions)
         self._train, self._held_out = features[:-n_held_out], features[-n_held_out:]
-        self.flow = SplineFlow(coordinates, data.temperature, **settings.flow_settings())
+        self.flow = _FLOWS[settings.flow](coordinates, data.temperature, **settings.flow_settings())
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
         self._generator = torch.Generator().manual_seed(settings.seed)
@@ -135,7 +154,7 @@ class Trainer:
         weight = settings.kl_weight_at(fraction)
         loss_kl, ess = math.nan, math.nan
         chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
-        log_q = self.flow.state_log_prob(self._train[chosen])
+        log_q = _log_prob(self.flow, self._train[chosen], self._generator)
         loss_ml = maximum_likelihood(log_q)
         loss_ld = log_dispersion(log_q, self._energies[chosen])
         loss = (1.0 - weight) * loss_ml + settings.dispersion_weight_at(fraction) * loss_ld
@@ -161,12 +180,13 @@ class Trainer:
         """Judge the averaged flow, add a row to the log, and keep it if it is the best so far."""
         temperature, n = self.data.temperature, self.settings.validation_samples
         with torch.no_grad():
-            batches = self._held_out[: 4 * n].split(2048)
-            nll = -float(
-                torch.cat([self.average.state_log_prob(batch).double() for batch in batches]).mean()
-            )
             draw = torch.Generator().manual_seed(self.settings.seed + 1)
-            positions, log_q = self.average.sample(n, temperature, generator=draw)
+            batches = self._held_out[: 4 * n].split(2048)
+            log_q = [_log_prob(self.average, batch, draw).double() for batch in batches]
+            nll = -float(torch.cat(log_q).mean())
+            draw.manual_seed(self.settings.seed + 1)
+            positions, momenta, log_q = self.average.joint_sample(n, temperature, generator=draw)
+            log_q = log_q - self.average.momenta_log_prob(momenta)
             reduced = self._exact.energy(positions) / thermal_energy(temperature)
         self.n_energy_evaluations += n
         finite = torch.isfinite(reduced)
@@ -297,7 +317,16 @@ class Trainer:
         atomic_write_text(self.output / LOG, text.getvalue())
 
 
-def _features(coordinates: InternalCoordinates, positions: np.ndarray) -> torch.Tensor:
+def _log_prob(flow: Flow, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return log-densities of features; of a flow with momenta, with drawn momenta and less their log-density.
+
+    Their mean is then a lower bound of that of the features' own log-density.
+    """
+    momenta = torch.randn(len(features), flow.n_momenta, generator=generator, dtype=features.dtype)
+    return flow.state_log_prob(torch.cat([features, momenta], dim=1)) - flow.momenta_log_prob(momenta)
+
+
+def _features(coordinates: Coordinates, positions: np.ndarray) -> torch.Tensor:
     parts = torch.as_tensor(positions, dtype=torch.float64).split(20_000)
     return torch.cat([coordinates.forward(part)[0].float() for part in parts])
 

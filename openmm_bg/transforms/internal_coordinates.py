@@ -111,11 +111,13 @@ class InternalCoordinates(Coordinates):
                 "linear groups are not supported."
             )
 
-    def fit(self, positions: Any) -> InternalCoordinates:
+    def fit(self, positions: Any, *, circular: bool = True) -> InternalCoordinates:
         """Learn centres, scales and which torsions are circular from configurations.
 
         Args:
             positions: Configurations [nm] with shape=(n_frames, n_atoms, 3).
+            circular: Whether torsions that the data spread over more than half a circle are circular features. If
+                not, each is cut open where the data leave the largest gap.
 
         Returns:
             Itself.
@@ -142,18 +144,18 @@ class InternalCoordinates(Coordinates):
             )
         split = 2 * self.n_atoms - 3
         center = raw.mean(0)
-        circular = torch.zeros_like(self.circular)
+        is_circular = torch.zeros_like(self.circular)
         for k in range(split, raw.shape[1]):
             torsion = raw[:, k]
             center[k] = torch.atan2(torsion.sin().mean(), torsion.cos().mean())
             if self.stereo_signs[k - split] == 0:
                 gap, middle = _largest_gap(torsion)
-                circular[k] = gap < math.pi
-                center[k] = 0.0 if circular[k] else _wrap(middle + math.pi)
-            if not circular[k]:
+                is_circular[k] = circular and gap < math.pi
+                center[k] = 0.0 if is_circular[k] else _wrap(middle + math.pi)
+            if not is_circular[k]:
                 center[k] += _wrap(torsion - center[k]).mean()
-        self.center, self.circular = center, circular
-        self._whiten(self._offset(raw)[:, ~circular])
+        self.center, self.circular = center, is_circular
+        self._whiten(self._offset(raw)[:, ~is_circular])
         return self
 
     def _offset(self, raw: torch.Tensor) -> torch.Tensor:

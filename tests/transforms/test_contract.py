@@ -7,6 +7,7 @@ import torch
 from nflows.transforms import CompositeTransform
 from torch.autograd.functional import jacobian
 
+from openmm_bg.errors import InputError
 from openmm_bg.transforms import AffineCoupling, CartesianCoordinates, CircularShift, SplineCoupling
 
 CIRCULAR = torch.tensor([True, False, False, True, False, True, False])
@@ -114,15 +115,85 @@ def test_linear_tails_are_the_identity():
         assert torch.equal(logabsdet, torch.zeros(len(x), dtype=torch.float64))
 
 
-def test_cartesian_coordinates_are_whitened_and_invertible():
+COORDINATES = {
+    "all": ({}, {}),
+    "all, one scale": ({}, {"whiten": False}),
+    "components": ({"components": [4, 0, 5]}, {}),
+    "components, one scale": ({"components": [4, 0, 5]}, {"whiten": False}),
+}
+
+
+def _positions(n=5000):
+    """Correlated configurations of two atoms."""
     generator = torch.Generator().manual_seed(3)
     mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    x = (torch.randn(5000, 6, generator=generator, dtype=torch.float64) @ mixing.T + 4.0).reshape(-1, 2, 3)
-    coordinates = CartesianCoordinates(2).fit(x)
+    return (torch.randn(n, 6, generator=generator, dtype=torch.float64) @ mixing.T + 4.0).reshape(-1, 2, 3)
+
+
+@pytest.mark.parametrize("name", COORDINATES)
+def test_cartesian_coordinates_are_scaled_and_invertible(name):
+    options, fitting = COORDINATES[name]
+    x = _positions()
+    coordinates = CartesianCoordinates(2, **options).fit(x, **fitting)
+    chosen = options.get("components", list(range(6)))
+    assert coordinates.n_features == len(chosen)
     z, forward = coordinates(x)
-    back, inverse = coordinates.inverse(z)
-    assert (back - x).abs().max() < 1e-10
+    back, inverse = coordinates.inverse(z, frame=x[0])
+    expected = x[:1].reshape(1, 6).repeat(len(x), 1)
+    expected[:, chosen] = x.reshape(-1, 6)[:, chosen]
+    assert (back.reshape(-1, 6) - expected).abs().max() < 1e-10
     assert float(forward[0]) == pytest.approx(-float(inverse[0]), abs=1e-12)
-    assert (torch.cov(z.T) - torch.eye(6)).abs().max() < 1e-9
-    expected = -torch.linalg.slogdet(torch.linalg.cholesky(torch.cov(x.reshape(-1, 6).T)))[1]
-    assert float(forward[0]) == pytest.approx(float(expected), abs=1e-9)
+    rest = [k for k in range(6) if k not in chosen]
+    assert torch.count_nonzero(coordinates.inverse(z)[0].reshape(-1, 6)[:, rest]) == 0
+    covariance, original = torch.cov(z.T), torch.cov(x.reshape(-1, 6)[:, chosen].T)
+    assert z.mean(0).abs().max() < 1e-9
+    if fitting:  # the shape stays
+        scale = original.diagonal().mean()
+        assert (covariance - original / scale).abs().max() < 1e-9
+        assert float(forward[0]) == pytest.approx(-0.5 * len(chosen) * math.log(scale), abs=1e-9)
+    else:
+        assert (covariance - torch.eye(len(chosen))).abs().max() < 1e-9
+        log_determinant = -torch.linalg.slogdet(torch.linalg.cholesky(original))[1]
+        assert float(forward[0]) == pytest.approx(float(log_determinant), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", COORDINATES)
+def test_log_determinant_of_cartesian_coordinates_is_that_of_autograd(name):
+    options, fitting = COORDINATES[name]
+    x = _positions(50)
+    coordinates = CartesianCoordinates(2, **options).fit(x, **fitting)
+    chosen = options.get("components", list(range(6)))
+    forward = jacobian(lambda row: coordinates(row.reshape(1, 2, 3))[0][0], x[1].flatten())
+    expected = torch.linalg.slogdet(forward[:, chosen])[1]
+    assert float(coordinates(x[1:2])[1]) == pytest.approx(float(expected), abs=1e-9)
+    z = coordinates(x[1:2])[0]
+    inverse = jacobian(lambda row: coordinates.inverse(row[None], frame=x[0])[0].reshape(6), z[0])
+    expected = torch.linalg.slogdet(inverse[chosen])[1]
+    assert float(coordinates.inverse(z)[1]) == pytest.approx(float(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", COORDINATES)
+def test_cartesian_coordinates_are_rebuilt_from_their_config(name):
+    options, fitting = COORDINATES[name]
+    x = _positions(50)
+    coordinates = CartesianCoordinates(2, **options).fit(x, **fitting)
+    config = coordinates.config()
+    assert config == {"kind": "CartesianCoordinates", "n_atoms": 2, **options}
+    again = CartesianCoordinates.from_config(config)
+    again.load_state_dict(coordinates.state_dict())
+    assert set(coordinates.state_dict()) == {"circular", "mean", "factor"}
+    assert torch.equal(again(x)[0], coordinates(x)[0])
+
+
+@pytest.mark.parametrize("components", [[], [0, 0], [6], [-1], [0.5]])
+def test_components_that_cannot_be(components):
+    with pytest.raises(InputError, match="different whole numbers from 0 to 5"):
+        CartesianCoordinates(2, components)
+
+
+def test_coordinates_that_do_not_vary():
+    x = _positions(50)
+    x[:, 1] = 0.0
+    with pytest.raises(InputError, match="do not vary"):
+        CartesianCoordinates(2).fit(x)
+    CartesianCoordinates(2, [0, 1, 2]).fit(x)
