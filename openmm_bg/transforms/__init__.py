@@ -5,6 +5,7 @@ from openmm_bg.transforms.base import Coordinates
 from openmm_bg.transforms.cartesian import CartesianCoordinates
 from openmm_bg.transforms.couplings import CircularShift, SplineCoupling
 from openmm_bg.transforms.internal_coordinates import InternalCoordinates
+from openmm_bg.transforms.lift import VolumePreservingLift
 from openmm_bg.transforms.z_matrix import ZMatrix
 
 COORDINATES: dict[str, type[Coordinates]] = {
@@ -20,5 +21,6 @@ __all__ = [
     "Coordinates",
     "InternalCoordinates",
     "SplineCoupling",
+    "VolumePreservingLift",
     "ZMatrix",
 ]

@@ -8,7 +8,13 @@ from nflows.transforms import CompositeTransform
 from torch.autograd.functional import jacobian
 
 from openmm_bg.errors import InputError
-from openmm_bg.transforms import AffineCoupling, CartesianCoordinates, CircularShift, SplineCoupling
+from openmm_bg.transforms import (
+    AffineCoupling,
+    CartesianCoordinates,
+    CircularShift,
+    SplineCoupling,
+    VolumePreservingLift,
+)
 
 CIRCULAR = torch.tensor([True, False, False, True, False, True, False])
 ALTERNATING = torch.tensor([True, False] * 4)[:7]
@@ -42,6 +48,7 @@ TRANSFORMS = {
     "affine coupling, volume-preserving": lambda: _affine(ALTERNATING, True),
     "affine coupling, angles only": lambda: _affine(CIRCULAR, True),
     "affine coupling, all transformed": lambda: _affine(torch.ones(7, dtype=torch.bool), True),
+    "lift of a spline coupling": lambda: VolumePreservingLift(_coupling(ALTERNATING[:5], CIRCULAR[:5]), 5),
     "circular shift": lambda: _randomise(CircularShift(CIRCULAR, torch.tensor([0.3, -2.0, 3.0]))),
     "composite": lambda: CompositeTransform(
         [
