@@ -36,6 +36,10 @@ def train(
         float,
         typer.Option(help="Weight of the dispersion of the data's energies.", rich_help_panel=_OPTIMISER),
     ] = 1.0,
+    dispersion_ratio: Annotated[
+        float,
+        typer.Option(help="Lowest T / T_train of that dispersion.", rich_help_panel=_OPTIMISER),
+    ] = 0.5,
     kl_start: Annotated[
         float,
         typer.Option(help="Fraction of the run at which that weight rises.", rich_help_panel=_OPTIMISER),

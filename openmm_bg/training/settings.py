@@ -30,6 +30,9 @@ class TrainingSettings:
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         kl_weight: The final weight of the reverse KL, from 0 to 1.
         dispersion_weight: The weight of the log-dispersion; it costs no energy evaluations.
+        dispersion_ratio: The dispersion is that at a temperature T drawn in every step, with T / T_train from this
+            to 1: with its base scaled, the flow then learns to be right at lower temperatures too, from the same
+            configurations and energies of the training temperature.
         kl_start: Fraction of the run at which its weight starts to rise.
         kl_full: Fraction of the run at which it is reached.
         energy_margin: Energies this many kT above the highest of the data grow only logarithmically in
@@ -61,6 +64,7 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     kl_weight: float = 0.2
     dispersion_weight: float = 1.0
+    dispersion_ratio: float = 0.5
     kl_start: float = 0.7
     kl_full: float = 0.8
     energy_margin: float = 100.0
@@ -95,6 +99,8 @@ class TrainingSettings:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if not self.dispersion_weight >= 0:
             raise InputError(f"dispersion_weight must not be negative, and is {self.dispersion_weight}.")
+        if not 0 < self.dispersion_ratio <= 1:
+            raise InputError(f"dispersion_ratio must be above 0 and at most 1, not {self.dispersion_ratio}.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
         if self.kl_full < self.kl_start:

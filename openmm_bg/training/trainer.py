@@ -154,9 +154,13 @@ class Trainer:
         weight = settings.kl_weight_at(fraction)
         loss_kl, ess = math.nan, math.nan
         chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
-        log_q = _log_prob(self.flow, self._train[chosen], self._generator)
-        loss_ml = maximum_likelihood(log_q)
-        loss_ld = log_dispersion(log_q, self._energies[chosen])
+        densities = _Densities(self.flow, self._train[chosen], self._generator)
+        loss_ml = maximum_likelihood(densities.log_prob())
+        ratio = self._temperature_ratio()
+        if ratio < 1 and self.flow.n_momenta:
+            densities = _Densities(self.flow, self._train[chosen], self._generator, ratio)
+        # In kT of the training temperature, so that every temperature counts alike.
+        loss_ld = log_dispersion(ratio * densities.log_prob(ratio), self._energies[chosen])
         loss = (1.0 - weight) * loss_ml + settings.dispersion_weight_at(fraction) * loss_ld
         if weight > 0:
             kl, ess = self._kl(self.flow, settings.kl_batch_size, self._generator)
@@ -176,13 +180,20 @@ class Trainer:
                 averaged.lerp_(current, 1.0 - decay)
         self._recent.append((float(loss_ml.detach()), float(loss_ld.detach()), loss_kl, ess))
 
+    def _temperature_ratio(self) -> float:
+        """Return T / T_train at which this step looks at the dispersion."""
+        lowest = self.settings.dispersion_ratio
+        if lowest == 1.0:
+            return 1.0
+        return lowest + (1.0 - lowest) * float(torch.rand((), generator=self._generator))
+
     def _validate(self) -> None:
         """Judge the averaged flow, add a row to the log, and keep it if it is the best so far."""
         temperature, n = self.data.temperature, self.settings.validation_samples
         with torch.no_grad():
             draw = torch.Generator().manual_seed(self.settings.seed + 1)
             batches = self._held_out[: 4 * n].split(2048)
-            log_q = [_log_prob(self.average, batch, draw).double() for batch in batches]
+            log_q = [_Densities(self.average, batch, draw).log_prob().double() for batch in batches]
             nll = -float(torch.cat(log_q).mean())
             draw.manual_seed(self.settings.seed + 1)
             positions, momenta, log_q = self.average.joint_sample(n, temperature, generator=draw)
@@ -317,13 +328,31 @@ class Trainer:
         atomic_write_text(self.output / LOG, text.getvalue())
 
 
-def _log_prob(flow: Flow, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return log-densities of features; of a flow with momenta, with drawn momenta and less their log-density.
+class _Densities:
+    """The densities of a batch of features at any temperature, from one pass through the network.
 
-    Their mean is then a lower bound of that of the features' own log-density.
+    Of a flow with momenta these are drawn, and their own log-density is taken off. The mean log-density is then a
+    lower bound of that of the features alone.
+
+    Args:
+        flow: The flow.
+        features: Features with shape=(batch, n_features).
+        generator: Source of the momenta.
+        ratio: The temperature of the momenta, as T / T_train.
     """
-    momenta = torch.randn(len(features), flow.n_momenta, generator=generator, dtype=features.dtype)
-    return flow.state_log_prob(torch.cat([features, momenta], dim=1)) - flow.momenta_log_prob(momenta)
+
+    def __init__(
+        self, flow: Flow, features: torch.Tensor, generator: torch.Generator, ratio: float = 1.0
+    ) -> None:
+        self._flow = flow
+        noise = torch.randn(len(features), flow.n_momenta, generator=generator, dtype=features.dtype)
+        self._momenta = math.sqrt(ratio) * noise
+        self._z, self._logabsdet = flow.state_forward(torch.cat([features, self._momenta], dim=1))
+
+    def log_prob(self, ratio: float = 1.0) -> torch.Tensor:
+        """Return log-densities at a temperature, given as T / T_train, with shape=(batch,)."""
+        log_momenta = self._flow.momenta_log_prob(self._momenta, ratio * self._flow.temperature)
+        return self._flow.base_log_prob(self._z, ratio) + self._logabsdet - log_momenta
 
 
 def _features(coordinates: Coordinates, positions: np.ndarray) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Training: it learns, resumes exactly, stops early, and refuses what it cannot use."""
 
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,12 +14,12 @@ import pytest
 import torch
 
 from openmm_bg import BoltzmannGenerator, InputError
-from openmm_bg.flows import SplineFlow
+from openmm_bg.flows import SplineFlow, TemperatureSteerableFlow
 from openmm_bg.potentials.base import Potential
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.training import TrainingData, TrainingSettings, load_data, train
 from openmm_bg.training.losses import ReverseKL, log_dispersion
-from openmm_bg.training.trainer import Trainer
+from openmm_bg.training.trainer import Trainer, _Densities
 from openmm_bg.transforms import CartesianCoordinates
 from openmm_bg.units import thermal_energy
 
@@ -238,9 +239,54 @@ def test_log_dispersion_is_zero_for_the_boltzmann_distribution_only():
     assert wrong == pytest.approx(0.5, abs=5 * 0.5 * (15 / 200_000) ** 0.5)
 
 
+@pytest.mark.parametrize("kind", [SplineFlow, TemperatureSteerableFlow])
+@pytest.mark.parametrize("ratio", [1.0, 0.7, 0.5])
+def test_dispersion_at_lower_temperatures_vanishes_for_flows_that_scale_as_they_should(kind, ratio):
+    """A harmonic well at every temperature, from data of the training temperature; a wrong ratio is noticed."""
+    x = torch.randn(4000, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    flow = kind(CartesianCoordinates(1), 300.0, n_layers=2, hidden_features=8)
+    flow.set_dtype(torch.float64)  # at the start the identity
+    features = x.flatten(1)
+    energy = 0.5 * features.square().sum(1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        densities = _Densities(flow, features, generator, ratio)
+        assert float(log_dispersion(ratio * densities.log_prob(ratio), energy)) < 1e-20
+        wrong = ratio * densities.log_prob(0.8 * ratio)
+        assert float(log_dispersion(wrong, energy)) > 0.01
+
+
+def test_dispersion_is_that_of_the_temperatures_that_are_asked_for(data):
+    for lowest in (1.0, 0.5):
+        trainer = Trainer(data, Path("unused"), dataclasses.replace(SMALL, dispersion_ratio=lowest))
+        ratios = [trainer._temperature_ratio() for _ in range(400)]
+        assert lowest <= min(ratios) <= max(ratios) <= 1.0
+        assert max(ratios) - min(ratios) >= 0.95 * (1.0 - lowest)
+
+
+@pytest.mark.parametrize("kind", ["realnvp", "tsf", "tsf-affine"])
+def test_every_kind_of_flow_is_trained(data, tmp_path, kind):
+    settings = dataclasses.replace(SMALL, flow=kind, n_steps=40, validation_interval=40)
+    generator = train(data, tmp_path / "model", settings)
+    row = _rows(tmp_path / "model")[-1]
+    start = Trainer(data, tmp_path / "untrained", settings)
+    with torch.no_grad():
+        untrained = -float(
+            _Densities(start.flow, start._held_out, torch.Generator().manual_seed(0)).log_prob().mean()
+        )
+    assert float(row["held_out_nll"]) < untrained - 0.05
+    samples = BoltzmannGenerator.load(tmp_path / "model").sample(500, 400.0, seed=1)
+    assert 0 < samples.ess() <= 1
+    assert generator.flow.n_momenta == (60 if kind.startswith("tsf") else 0)
+    assert bool(generator.flow.coordinates.circular.any()) == (kind != "realnvp")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"flow": "glow"}, "no flow 'glow'; the flows are spline, realnvp, tsf, tsf-affine"),
+        ({"dispersion_ratio": 0.0}, "dispersion_ratio must be above 0 and at most 1"),
+        ({"n_momenta": 0}, "n_momenta must be at least 1"),
         ({"kl_weight": 1.5}, "between 0 and 1"),
         ({"n_steps": 0}, "must be positive"),
         ({"kl_start": 0.9, "kl_full": 0.2}, "must not be before"),
