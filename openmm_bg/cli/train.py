@@ -16,7 +16,7 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="The directory that openmm-bg simulate wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory of the model.")],
-    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 6500,
+    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 7000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the flow and of the training.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     batch_size: Annotated[
@@ -39,6 +39,10 @@ def train(
     dispersion_ratio: Annotated[
         float,
         typer.Option(help="Lowest T / T_train of that dispersion.", rich_help_panel=_OPTIMISER),
+    ] = 0.5,
+    cold_fraction: Annotated[
+        float,
+        typer.Option(help="Fraction of the steps in which T is lower.", rich_help_panel=_OPTIMISER),
     ] = 0.5,
     kl_start: Annotated[
         float,

@@ -30,9 +30,10 @@ class TrainingSettings:
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         kl_weight: The final weight of the reverse KL, from 0 to 1.
         dispersion_weight: The weight of the log-dispersion; it costs no energy evaluations.
-        dispersion_ratio: The dispersion is that at a temperature T drawn in every step, with T / T_train from this
-            to 1: with its base scaled, the flow then learns to be right at lower temperatures too, from the same
+        dispersion_ratio: In part of the steps the dispersion is that at a lower temperature T, with T / T_train
+            drawn from this to 1: with its base scaled, the flow then learns to be right there too, from the same
             configurations and energies of the training temperature.
+        cold_fraction: The fraction of the steps in which it is.
         kl_start: Fraction of the run at which its weight starts to rise.
         kl_full: Fraction of the run at which it is reached.
         energy_margin: Energies this many kT above the highest of the data grow only logarithmically in
@@ -58,13 +59,14 @@ class TrainingSettings:
         InputError: If a setting makes no sense.
     """
 
-    n_steps: int = 6500
+    n_steps: int = 7000
     batch_size: int = 256
     kl_batch_size: int = 256
     learning_rate: float = 1e-3
     kl_weight: float = 0.2
     dispersion_weight: float = 1.0
     dispersion_ratio: float = 0.5
+    cold_fraction: float = 0.5
     kl_start: float = 0.7
     kl_full: float = 0.8
     energy_margin: float = 100.0
@@ -94,7 +96,7 @@ class TrainingSettings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("kl_weight", "kl_start", "kl_full", "averaging"):
+        for name in ("kl_weight", "kl_start", "kl_full", "cold_fraction", "averaging"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if not self.dispersion_weight >= 0:

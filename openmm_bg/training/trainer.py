@@ -182,8 +182,8 @@ class Trainer:
 
     def _temperature_ratio(self) -> float:
         """Return T / T_train at which this step looks at the dispersion."""
-        lowest = self.settings.dispersion_ratio
-        if lowest == 1.0:
+        lowest, share = self.settings.dispersion_ratio, self.settings.cold_fraction
+        if lowest == 1.0 or math.floor((self.step + 1) * share) == math.floor(self.step * share):
             return 1.0
         return lowest + (1.0 - lowest) * float(torch.rand((), generator=self._generator))
 

@@ -257,11 +257,16 @@ def test_dispersion_at_lower_temperatures_vanishes_for_flows_that_scale_as_they_
 
 
 def test_dispersion_is_that_of_the_temperatures_that_are_asked_for(data):
-    for lowest in (1.0, 0.5):
-        trainer = Trainer(data, Path("unused"), dataclasses.replace(SMALL, dispersion_ratio=lowest))
-        ratios = [trainer._temperature_ratio() for _ in range(400)]
+    for lowest, share in ((1.0, 1.0), (0.5, 1.0), (0.5, 0.25), (0.5, 0.0)):
+        settings = dataclasses.replace(SMALL, dispersion_ratio=lowest, cold_fraction=share)
+        trainer, ratios = Trainer(data, Path("unused"), settings), []
+        for trainer.step in range(400):
+            ratios.append(trainer._temperature_ratio())
         assert lowest <= min(ratios) <= max(ratios) <= 1.0
-        assert max(ratios) - min(ratios) >= 0.95 * (1.0 - lowest)
+        expected = 0.0 if lowest == 1.0 else share
+        assert sum(ratio < 1.0 for ratio in ratios) == expected * 400
+        if expected:
+            assert max(ratio for ratio in ratios if ratio < 1.0) - min(ratios) > 0.9 * (1.0 - lowest)
 
 
 @pytest.mark.parametrize("kind", ["realnvp", "tsf", "tsf-affine"])
