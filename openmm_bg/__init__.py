@@ -11,6 +11,7 @@ __all__ = [
     "BoltzmannGenerator",
     "FlowMove",
     "InputError",
+    "LatentMonteCarloMove",
     "OpenMMPotential",
     "TorchPotential",
     "systems",
@@ -21,6 +22,7 @@ _HOMES = {
     "BoltzmannGenerator": "openmm_bg.generator",
     "FlowMove": "openmm_bg.mcmc",
     "InputError": "openmm_bg.errors",
+    "LatentMonteCarloMove": "openmm_bg.mcmc",
     "OpenMMPotential": "openmm_bg.potentials",
     "TorchPotential": "openmm_bg.potentials",
 }
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from openmm_bg import systems
     from openmm_bg.errors import InputError
     from openmm_bg.generator import BoltzmannGenerator
-    from openmm_bg.mcmc import FlowMove
+    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove
     from openmm_bg.potentials import OpenMMPotential, TorchPotential
 
 

@@ -33,7 +33,9 @@ _STYLE = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that everybody can tell apart (Okabe and Ito)."""
+
 _NAMES = {"phi": "φ", "psi": "ψ"}
 
 
@@ -70,7 +72,7 @@ def plot_ramachandran(
     step = 1.0 if maximum <= 6 else 2.0
     levels = np.arange(0.0, maximum + 1e-9, step)
     size = (2.45 * n_columns + 1.15, 2.45 * n_rows + 0.45 + 0.3 * bool(title))
-    with _figure(size, layout="compressed") as figure:
+    with styled_figure(size, layout="compressed") as figure:
         axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         figure.get_layout_engine().set(wspace=0.04, hspace=0.04, h_pad=0.07)
         edges = np.linspace(-180.0, 180.0, bins + 1)
@@ -119,11 +121,11 @@ def plot_torsions(data: Sequence[Ramachandran], *, bins: int = 72, title: str | 
     """
     _check(data, bins)
     n_rows = -(-len(data) // 3)
-    with _figure((6.6, 2.7 + 0.2 * n_rows + 0.3 * bool(title))) as figure:
+    with styled_figure((6.6, 2.7 + 0.2 * n_rows + 0.3 * bool(title))) as figure:
         for ax, angle in zip(figure.subplots(1, 2), _NAMES, strict=True):
             for k, one in enumerate(data):
                 degrees, density, stderr = _in_degrees(one, angle, bins)
-                colour = _COLOURS[k % len(_COLOURS)]
+                colour = COLOURS[k % len(COLOURS)]
                 low, high = np.maximum(density - stderr, 0.0), density + stderr
                 ax.fill_between(degrees, low, high, color=colour, alpha=0.25, linewidth=0)
                 ax.plot(degrees, density, color=colour, linewidth=1.2, label=one.label)
@@ -167,11 +169,11 @@ def plot_energies(
     spans = [_weighted_quantiles(energy, weights, (2e-4, 1 - 2e-4)) for _, energy, weights in sets]
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     edges = np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, low + 0.5, bins + 1)
-    with _figure((3.6, 2.75 + 0.3 * bool(title))) as figure:
+    with styled_figure((3.6, 2.75 + 0.3 * bool(title))) as figure:
         ax = figure.subplots()
         for k, (label, energy, weights) in enumerate(sets):
             fraction, _ = np.histogram(energy, edges, weights=weights)
-            ax.stairs(fraction / np.diff(edges), edges, color=_COLOURS[k % len(_COLOURS)], label=label)
+            ax.stairs(fraction / np.diff(edges), edges, color=COLOURS[k % len(COLOURS)], label=label)
         ax.set_xlim(edges[0], edges[-1])
         ax.set_ylim(bottom=0.0)
         ax.set_xlabel("potential energy (kJ/mol)")
@@ -228,8 +230,13 @@ def write_torsions_csv(data: Sequence[Ramachandran], path: str | Path, *, bins: 
 
 
 @contextmanager
-def _figure(size: tuple[float, float], layout: str = "constrained") -> Iterator[Figure]:
-    """Give a figure that draws itself with Agg, while the style is ours."""
+def styled_figure(size: tuple[float, float], layout: str = "constrained") -> Iterator[Figure]:
+    """Give a figure in the package's style, which needs no window; draw while the context lasts.
+
+    Args:
+        size: Width and height [inches].
+        layout: Matplotlib's layout engine.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

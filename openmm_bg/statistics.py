@@ -353,3 +353,19 @@ def _as_walkers(series: np.ndarray) -> np.ndarray:
     if not np.isfinite(walkers).all():
         raise InputError("A chain contains NaN or infinite values.")
     return walkers
+
+
+def round_trips(replicas: np.ndarray) -> int:
+    """Count how often a replica went from the lowest state to the highest and back.
+
+    Args:
+        replicas: The replica in each state with shape=(n_iterations, n_states), states ordered by temperature.
+    """
+    count, n_states = 0, replicas.shape[1]
+    for replica in range(n_states):
+        state = np.argmax(replicas == replica, axis=1)
+        ends = state[(state == 0) | (state == n_states - 1)]
+        # Visits to the two ends in turn, counted from the first one to the lowest state.
+        visits = ends[np.flatnonzero(np.diff(ends, prepend=-1))]
+        count += max(0, (len(visits) - int(visits[:1].any()) - 1) // 2)
+    return count

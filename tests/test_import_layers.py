@@ -14,6 +14,7 @@ LAYERS = {
     **dict.fromkeys(["samples", "trajectories", "generator", "training", "simulation"], 3),
     **dict.fromkeys(["mcmc", "exchange"], 4),
     **dict.fromkeys(["analysis", "plotting", "io", "comparison", "reference", "main_job", "cli"], 5),
+    **dict.fromkeys(["reproduction"], 5),
 }
 WITHOUT_OPENMM = ("transforms", "flows")
 HOSTS = ("openmm", "openmmtools", "mdtraj", "simtk")

@@ -8,7 +8,15 @@ import pytest
 
 import openmm_bg
 
-NAMES = ["BoltzmannGenerator", "FlowMove", "InputError", "OpenMMPotential", "TorchPotential", "systems"]
+NAMES = [
+    "BoltzmannGenerator",
+    "FlowMove",
+    "InputError",
+    "LatentMonteCarloMove",
+    "OpenMMPotential",
+    "TorchPotential",
+    "systems",
+]
 
 
 def test_names():

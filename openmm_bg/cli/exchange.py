@@ -22,6 +22,10 @@ def exchange(
     temperature_max: Annotated[float, typer.Option(help="Highest temperature (K).")] = 600.0,
     n_replicas: Annotated[int, typer.Option("--replicas", help="Temperatures, spaced geometrically.")] = 4,
     n_iterations: Annotated[int, typer.Option("--iterations", help="Iterations in all.")] = 1000,
+    move: Annotated[
+        str,
+        typer.Option(help="flow: fresh configurations; latent: Monte Carlo steps in latent space."),
+    ] = "flow",
     n_proposals: Annotated[
         int, typer.Option("--proposals", help="Flow proposals in an iteration, one batch.")
     ] = 16,
@@ -54,6 +58,7 @@ def exchange(
         temperature_max=temperature_max,
         n_replicas=n_replicas,
         n_iterations=n_iterations,
+        move=move,
         n_proposals=n_proposals,
         n_steps=n_steps,
         timestep=timestep,
@@ -74,7 +79,10 @@ def exchange(
         rows,
         title=f"{run.n_iterations} iterations: {output}",
     )
-    say("Flow accepted: accepted over made proposals, each of which is a fresh, independent configuration.")
+    if move == "flow":
+        say("Flow accepted: accepted over made proposals, each a fresh, independent configuration.")
+    if run.n_tuning:
+        say(f"The first {run.n_tuning} iterations tuned the latent move's step size: leave them out.")
     say(f"Round trips of replicas from the lowest to the highest temperature and back: {run.round_trips}")
     say(f"Look at it with: openmm-bg ramachandran {output} --output ramachandran.png")
 

@@ -1,4 +1,4 @@
-"""Parallel tempering in openmmtools, with a flow move before the dynamics of every replica."""
+"""Parallel tempering in openmmtools, with a move by a flow before the dynamics of every replica."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from openmm_bg.generator import BoltzmannGenerator
 
+MOVES = ("flow", "latent")
+"""How the flow can move the replicas."""
+
 
 def run_parallel_tempering(
     model: str | os.PathLike,
@@ -40,6 +43,7 @@ def run_parallel_tempering(
     temperature_max: Any = 600.0,
     n_replicas: int = 4,
     n_iterations: int = 1000,
+    move: str = "flow",
     n_proposals: int = 16,
     n_steps: int = 100,
     timestep: Any = 0.0005,
@@ -61,8 +65,10 @@ def run_parallel_tempering(
         temperature_min: The lowest temperature [K].
         temperature_max: The highest temperature [K]; those between are spaced geometrically.
         n_replicas: The number of temperatures.
-        n_iterations: Iterations of exchange, flow move and dynamics.
-        n_proposals: Proposals of each flow move.
+        n_iterations: Iterations of exchange, move by the flow and dynamics.
+        move: "flow": `FlowMove`; "latent": `LatentMonteCarloMove`, whose step size is tuned first: leave out the
+            iterations in which it is (`ExchangeRecord.n_tuning`).
+        n_proposals: Proposals of each move by the flow.
         n_steps: Steps of Langevin dynamics in each iteration.
         timestep: Time step [ps].
         collision_rate: Collision rate [1/ps].
@@ -86,6 +92,7 @@ def run_parallel_tempering(
         "temperature_min": temperature_min,
         "temperature_max": temperature_max,
         "n_replicas": n_replicas,
+        "move": move,
         "n_proposals": n_proposals,
     }
     marker = _creation_marker(path)
@@ -129,6 +136,7 @@ def create_sampler(
     temperature_min: Any = 300.0,
     temperature_max: Any = 600.0,
     n_replicas: int = 4,
+    move: str = "flow",
     n_proposals: int = 16,
     n_steps: int = 100,
     timestep: Any = 0.0005,
@@ -144,6 +152,8 @@ def create_sampler(
     Raises:
         InputError: If an argument cannot be used; nothing is written then.
     """
+    if move not in MOVES:
+        raise InputError(f"There is no move {move!r}; the moves are: {', '.join(MOVES)}.")
     temperatures = _temperatures(temperature_min, temperature_max, n_replicas)
     for name, value in (
         ("n_steps", n_steps),
@@ -165,17 +175,14 @@ def create_sampler(
     from openmmtools.multistate import MultiStateReporter, ParallelTemperingSampler
     from openmmtools.states import SamplerState, ThermodynamicState
 
-    from openmm_bg.mcmc import FlowMove
-
     dynamics = LangevinDynamicsMove(
         timestep=step * unit.picosecond,
         collision_rate=collision_rate / unit.picosecond,
         n_steps=int(n_steps),
     )
+    flow_move = _flow_move(move, path, int(n_proposals), step)
     sampler = ParallelTemperingSampler(
-        mcmc_moves=SequenceMove(
-            [FlowMove(path, n_proposals, reassign_velocities=True, timestep=step), dynamics]
-        ),
+        mcmc_moves=SequenceMove([flow_move, dynamics]),
         number_of_iterations=1,
         online_analysis_interval=None,
     )
@@ -189,7 +196,9 @@ def create_sampler(
         "model": path,
         "model_hash": model_hash,
         "temperatures": [float(t) for t in temperatures],
+        "move": move,
         "n_proposals": int(n_proposals),
+        "n_tuning": getattr(flow_move, "n_tuning", 0),
         "n_steps": int(n_steps),
         "timestep": step,
         "collision_rate": float(collision_rate),
@@ -251,6 +260,7 @@ def _stored(
     temperature_min: Any = None,
     temperature_max: Any = None,
     n_replicas: int | None = None,
+    move: str | None = None,
     n_proposals: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Return the settings of a stored run and its last iteration; refuse a run with other settings."""
@@ -264,6 +274,7 @@ def _stored(
         "temperature_min": (None if temperature_min is None else kelvin(temperature_min), temperatures[0]),
         "temperature_max": (None if temperature_max is None else kelvin(temperature_max), temperatures[-1]),
         "n_replicas": (n_replicas, len(temperatures)),
+        "move": (move, settings.get("move", "flow")),
         "n_proposals": (n_proposals, settings["n_proposals"]),
     }
     for name, (wanted, stored) in pairs.items():
@@ -273,6 +284,13 @@ def _stored(
                 "or give another file name."
             )
     return settings, last_iteration
+
+
+def _flow_move(move: str, path: str, n_proposals: int, timestep: float) -> Any:
+    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove
+
+    kind = {"flow": FlowMove, "latent": LatentMonteCarloMove}[move]
+    return kind(path, n_proposals, reassign_velocities=True, timestep=timestep)
 
 
 def _temperatures(lowest: Any, highest: Any, count: int) -> np.ndarray:

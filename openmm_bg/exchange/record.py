@@ -13,6 +13,7 @@ import yaml
 
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
+from openmm_bg.statistics import round_trips
 from openmm_bg.units import thermal_energy
 
 
@@ -28,8 +29,8 @@ class ExchangeRecord:
         replicas: The replica in each state with shape=(n_iterations, n_states).
         exchange_acceptance: Accepted over proposed exchanges of neighbouring temperatures with
             shape=(n_states - 1,), NaN where none was proposed.
-        flow_accepted: Accepted proposals of the flow move with shape=(n_states,).
-        flow_proposed: Proposals of the flow move with shape=(n_states,).
+        flow_accepted: Accepted proposals of the move with a flow, with shape=(n_states,).
+        flow_proposed: Its proposals with shape=(n_states,).
         flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
         settings: What the run was made with.
     """
@@ -56,16 +57,14 @@ class ExchangeRecord:
             return self.flow_accepted / np.where(self.flow_proposed > 0, self.flow_proposed, np.nan)
 
     @property
+    def n_tuning(self) -> int:
+        """How many iterations, the first ones, tuned the step size of latent moves; these are not exact."""
+        return min(self.n_iterations, -(-self.settings.get("n_tuning", 0) // self.settings["n_proposals"]))
+
+    @property
     def round_trips(self) -> int:
         """How often a replica went from the lowest to the highest temperature and back."""
-        count = 0
-        for replica in range(self.replicas.shape[1]):
-            state = np.argmax(self.replicas == replica, axis=1)
-            ends = state[(state == 0) | (state == self.replicas.shape[1] - 1)]
-            # Visits to the two ends in turn, counted from the first one to the lowest temperature.
-            visits = ends[np.flatnonzero(np.diff(ends, prepend=-1))]
-            count += max(0, (len(visits) - int(visits[:1].any()) - 1) // 2)
-        return count
+        return round_trips(self.replicas)
 
     def torsions(self, torsions: Mapping[str, tuple[int, int, int, int]]) -> dict[str, np.ndarray]:
         """Return torsion angles [rad] by name, each with shape=(n_iterations, n_states).
@@ -172,14 +171,14 @@ def _read_moves(dataset: Any) -> list[Any]:
 
 
 def _flow_statistics(move: Any) -> dict[str, int]:
-    """Find the flow move's state in a nested move and return its counters."""
+    """Find the state of the move with a flow in a nested move and return its counters."""
     found = _find_flow_move(move)
     return {name: int(found.get(name, 0)) for name in ("n_accepted", "n_proposed", "n_nonfinite")}
 
 
 def _find_flow_move(move: Any) -> dict[str, Any]:
     if isinstance(move, dict):
-        if move.get("_serialized__class_name") == "FlowMove":
+        if move.get("_serialized__class_name") in ("FlowMove", "LatentMonteCarloMove"):
             return move
         return next((found for child in move.values() if (found := _find_flow_move(child))), {})
     if isinstance(move, list):

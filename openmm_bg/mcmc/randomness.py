@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
 
 _generator = torch.Generator()
@@ -32,3 +33,8 @@ def seed(value: int | None = None) -> None:
 def random_generator() -> torch.Generator:
     """Return the generator that all moves of this process draw from."""
     return _generator
+
+
+def log_uniform(n: int) -> np.ndarray:
+    """Draw logarithms of n numbers that are uniform in (0, 1]: acceptance is log_uniform <= log(ratio)."""
+    return np.log1p(-torch.rand(n, dtype=torch.float64, generator=_generator).numpy())

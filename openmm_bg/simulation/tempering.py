@@ -31,6 +31,8 @@ class ParallelTempering:
         n_rungs: The number of temperatures of each ladder.
         n_proposed: Exchanges tried between each rung and the next, with shape=(n_rungs - 1,).
         n_accepted: How many of them were accepted, with shape=(n_rungs - 1,).
+        replicas: Which replica is at each rung, with shape=(n_rungs, n_ladders); replicas are numbered by the rung
+            at which they began.
 
     Raises:
         InputError: If the walkers do not make up whole ladders of at least two rungs.
@@ -52,6 +54,7 @@ class ParallelTempering:
         self.n_rungs = n_walkers // n_ladders
         self.n_proposed = np.zeros(self.n_rungs - 1, dtype=np.int64)
         self.n_accepted = np.zeros(self.n_rungs - 1, dtype=np.int64)
+        self.replicas = np.repeat(np.arange(self.n_rungs)[:, None], n_ladders, axis=1)
         self._lowest_rung = 0
 
     @property
@@ -95,6 +98,9 @@ class ParallelTempering:
             accepted = self.dynamics.exchange(pairs).cpu().numpy().reshape(walkers.shape)
             self.n_proposed[lower] += self.n_ladders
             self.n_accepted[lower] += accepted.sum(1)
+            below, above = self.replicas[lower], self.replicas[lower + 1]
+            self.replicas[lower] = np.where(accepted, above, below)
+            self.replicas[lower + 1] = np.where(accepted, below, above)
         self._lowest_rung = 1 - self._lowest_rung
 
     def state(self) -> dict[str, np.ndarray]:
@@ -103,6 +109,7 @@ class ParallelTempering:
             **self.dynamics.state(),
             "exchanges_proposed": self.n_proposed.copy(),
             "exchanges_accepted": self.n_accepted.copy(),
+            "replicas": self.replicas.copy(),
             "lowest_rung": np.array(self._lowest_rung),
         }
 
@@ -113,7 +120,7 @@ class ParallelTempering:
             InputError: If it is not the state of such ladders.
         """
         shapes = {"exchanges_proposed": self.n_proposed.shape, "exchanges_accepted": self.n_proposed.shape}
-        shapes["lowest_rung"] = ()
+        shapes |= {"replicas": self.replicas.shape, "lowest_rung": ()}
         if any(name not in state or np.shape(state[name]) != shape for name, shape in shapes.items()):
             raise InputError(
                 f"This is no state of ladders of {self.n_rungs} temperatures: {', '.join(shapes)} are needed."
@@ -121,4 +128,5 @@ class ParallelTempering:
         self.dynamics.restore(state)
         self.n_proposed = np.array(state["exchanges_proposed"])
         self.n_accepted = np.array(state["exchanges_accepted"])
+        self.replicas = np.array(state["replicas"])
         self._lowest_rung = int(state["lowest_rung"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,10 +19,10 @@ def _imported_before_warnings_count() -> None:
 def _fresh_process() -> None:
     """Forget what the process remembers between tests: models, warnings given, random numbers."""
     from openmm_bg import mcmc
-    from openmm_bg.mcmc import flow_move, registry
+    from openmm_bg.mcmc import proposal_move, registry
 
     registry.clear()
-    flow_move._given_warnings.clear()
+    proposal_move._given_warnings.clear()
     mcmc.seed(1)
 
 
@@ -33,12 +34,21 @@ def oscillator() -> Any:
     return testsystems.HarmonicOscillator()
 
 
+def _with_random_weights(flow: Any) -> Any:
+    """Make a flow that is not the identity; its parameters are changed by about 0.05 each."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return flow
+
+
 @pytest.fixture(scope="session")
-def oscillator_model(tmp_path_factory: pytest.TempPathFactory, oscillator: Any) -> Path:
-    """A saved model of the oscillator: a Gaussian about as wide as the Boltzmann distribution at 298 K."""
+def oscillator_models(tmp_path_factory: pytest.TempPathFactory, oscillator: Any) -> dict[str, Path]:
+    """Saved models of the oscillator by the kind of flow, about as wide as the Boltzmann distribution at 298 K."""
     from openmm import unit
 
-    from openmm_bg.flows import SplineFlow
+    from openmm_bg.flows import RealNVP, SplineFlow, TemperatureSteerableFlow
     from openmm_bg.generator import BoltzmannGenerator
     from openmm_bg.transforms import CartesianCoordinates
     from openmm_bg.units import thermal_energy
@@ -46,23 +56,54 @@ def oscillator_model(tmp_path_factory: pytest.TempPathFactory, oscillator: Any) 
     stiffness = oscillator.K.value_in_unit(unit.kilojoule_per_mole / unit.nanometer**2)
     width = np.sqrt(thermal_energy(298.0) / stiffness)
     data = np.random.default_rng(0).normal(0.2 * width, 1.2 * width, (500, 1, 3))
-    flow = SplineFlow(
-        CartesianCoordinates(1).fit(data), 298.0, n_layers=2, hidden_features=8, n_blocks=1, seed=0
-    )
-    path = tmp_path_factory.mktemp("oscillator") / "model"
-    BoltzmannGenerator(flow, temperature_range=(250.0, 350.0)).save(path)
-    return path
+    coordinates = CartesianCoordinates(1).fit(data)
+    size = {"n_layers": 2, "hidden_features": 8}
+    flows = {
+        "spline": SplineFlow(coordinates, 298.0, **size),
+        "real_nvp": RealNVP(coordinates, 298.0, **size),
+        "steerable": TemperatureSteerableFlow(coordinates, 298.0, n_momenta=3, **size),
+    }
+    directory = tmp_path_factory.mktemp("oscillator")
+    return {
+        kind: BoltzmannGenerator(_with_random_weights(flow), temperature_range=(250.0, 350.0)).save(
+            directory / kind
+        )
+        for kind, flow in flows.items()
+    }
 
 
 @pytest.fixture(scope="session")
-def alanine_model(tmp_path_factory: pytest.TempPathFactory, alanine: Any, md_positions: np.ndarray) -> Path:
-    """A saved model of alanine dipeptide, fitted to short dynamics but not trained."""
-    from openmm_bg.flows import SplineFlow
+def oscillator_model(oscillator_models: dict[str, Path]) -> Path:
+    """The spline flow's model of the oscillator."""
+    return oscillator_models["spline"]
+
+
+@pytest.fixture(scope="session")
+def alanine_models(
+    tmp_path_factory: pytest.TempPathFactory, alanine: Any, md_positions: np.ndarray
+) -> dict[str, Path]:
+    """Saved models of alanine dipeptide by the kind of flow, fitted to short dynamics but not trained."""
+    from openmm_bg.flows import SplineFlow, TemperatureSteerableFlow
     from openmm_bg.generator import BoltzmannGenerator
     from openmm_bg.transforms import InternalCoordinates
 
     coordinates = InternalCoordinates.from_reference(alanine.positions, alanine.bonds, alanine.masses)
-    flow = SplineFlow(coordinates.fit(md_positions), 600.0, n_layers=2, hidden_features=16, seed=0)
-    path = tmp_path_factory.mktemp("alanine") / "model"
-    BoltzmannGenerator(flow, system=alanine, temperature_range=(250.0, 650.0)).save(path)
-    return path
+    coordinates.fit(md_positions)
+    size = {"n_layers": 2, "hidden_features": 16}
+    flows = {
+        "spline": SplineFlow(coordinates, 600.0, **size),
+        "steerable": TemperatureSteerableFlow(coordinates, 600.0, n_momenta=5, **size),
+    }
+    directory = tmp_path_factory.mktemp("alanine")
+    return {
+        kind: BoltzmannGenerator(flow, system=alanine, temperature_range=(250.0, 650.0)).save(
+            directory / kind
+        )
+        for kind, flow in flows.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def alanine_model(alanine_models: dict[str, Path]) -> Path:
+    """The spline flow's model of alanine dipeptide."""
+    return alanine_models["spline"]

@@ -166,11 +166,11 @@ def test_unsigned_pairs_are_no_masks():
     assert torch.equal(walkers.positions, positions[[1, 0, 2, 3]])
 
 
-@pytest.mark.parametrize("name", ["exchanges_proposed", "exchanges_accepted", "lowest_rung"])
+@pytest.mark.parametrize("name", ["exchanges_proposed", "exchanges_accepted", "replicas", "lowest_rung"])
 def test_incomplete_and_wrong_states(name):
     sampler = ParallelTempering(_walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0), n_ladders=2)
     state = sampler.state()
-    message = "no state of ladders of 2 temperatures: exchanges_proposed, exchanges_accepted, lowest_rung are"
+    message = "no state of ladders of 2 temperatures: exchanges_proposed, exchanges_accepted, replicas, lowest_rung are"
     with pytest.raises(InputError, match=message):
         sampler.restore({key: value for key, value in state.items() if key != name})
     with pytest.raises(InputError, match=message):
@@ -195,3 +195,17 @@ def test_constant_energy_cannot_be_tempered():
     walkers = VelocityVerlet(Harmonic(1), np.zeros((4, 1, 3)), [12.0], velocities=np.zeros((4, 1, 3)))
     with pytest.raises(InputError, match="not VelocityVerlet"):
         ParallelTempering(walkers, n_ladders=2)
+
+
+def test_replicas_are_followed_through_exchanges():
+    """Frozen walkers at known places tell which replica is where; every swap is seen."""
+    n_rungs, n_ladders = 4, 50
+    start = torch.arange(n_rungs, dtype=torch.float64).repeat_interleave(n_ladders)
+    positions = 1e-4 * (1 + start[:, None, None].expand(-1, 2, 3))
+    walkers = _walkers(Harmonic(2), positions, np.repeat([300.0, 310.0, 320.0, 330.0], n_ladders))
+    ladders = ParallelTempering(walkers, n_ladders=n_ladders)
+    for _ in range(20):
+        ladders.step(0)
+    found = (ladders.positions[:, 0, 0].numpy() / 1e-4 - 1).round().astype(int).reshape(n_rungs, n_ladders)
+    assert np.array_equal(ladders.replicas, found)
+    assert not np.array_equal(found, np.sort(found, axis=0))

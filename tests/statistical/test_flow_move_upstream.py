@@ -1,6 +1,6 @@
-"""The move's stationary distribution: openmmtools' own test, and theory for a molecule in a lab-frame field.
+"""The moves' stationary distribution: openmmtools' own test, and theory for a molecule in a lab-frame field.
 
-Every test has a negative control: the same test must fail when log q is left out of the acceptance ratio.
+Every test has a negative control: it must fail when a density is left out of the acceptance ratio.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import openmm
 import pytest
+import torch
 from openmm import unit
 from openmmtools import cache
 from openmmtools.mcmc import (
@@ -23,11 +24,12 @@ from openmmtools.mcmc import (
 from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_bg import mcmc
-from openmm_bg.flows import SplineFlow
+from openmm_bg.flows import Flow, SplineFlow
 from openmm_bg.generator import BoltzmannGenerator
-from openmm_bg.mcmc import FlowMove, flow_move, host
+from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, host, target
+from openmm_bg.mcmc.target import Target
 from openmm_bg.statistics import chain_mean, z_score
-from openmm_bg.transforms import CartesianCoordinates, InternalCoordinates
+from openmm_bg.transforms import InternalCoordinates
 from openmm_bg.units import thermal_energy
 
 TEMPERATURE = 298.0
@@ -41,7 +43,20 @@ def _seeds() -> None:
 
 
 def leave_out_log_q(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_move, "_log_weights", lambda reduced, log_q: -reduced)
+    """Leave out the flow's density: log q of `FlowMove`, the log-determinant of `LatentMonteCarloMove`."""
+    log_weights = Target.log_weights
+
+    def without(self: Target, reduced: np.ndarray, momenta: Any, log_density: np.ndarray) -> np.ndarray:
+        return log_weights(self, reduced, momenta, np.zeros_like(log_density))
+
+    monkeypatch.setattr(Target, "log_weights", without)
+
+
+def leave_out_momenta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the target's density of momenta."""
+    monkeypatch.setattr(
+        Flow, "momenta_log_prob", lambda self, momenta, temperature: torch.zeros(len(momenta))
+    )
 
 
 # openmmtools' rotation move builds on numpy's matrices.
@@ -51,24 +66,12 @@ uses_matrices = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDe
 # openmmtools' test, on its harmonic oscillator
 
 
-@pytest.fixture(scope="module")
-def oscillator_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gaussian of 350 K, at 298 K a fifth too wide and not centred, so that log q matters."""
-    from openmmtools import testsystems
-
-    stiffness = testsystems.HarmonicOscillator().K.value_in_unit(unit.kilojoule_per_mole / unit.nanometer**2)
-    width = np.sqrt(KT / stiffness)
-    scale = 1.2 * np.sqrt(350.0 / TEMPERATURE)
-    data = np.random.default_rng(0).normal(0.2 * width, scale * width, (1000, 1, 3))
-    flow = SplineFlow(
-        CartesianCoordinates(1).fit(data), 350.0, n_layers=2, hidden_features=8, n_blocks=1, seed=0
-    )
-    path = tmp_path_factory.mktemp("oscillator") / "model"
-    BoltzmannGenerator(flow).save(path)
-    return path
-
-
-MOVES: dict[str, Callable[[FlowMove], Any]] = {
+Move = FlowMove | LatentMonteCarloMove
+MAKE: dict[str, Callable[[Path], Move]] = {
+    "flow": lambda model: FlowMove(model, n_proposals=4),
+    "latent": lambda model: LatentMonteCarloMove(model, n_proposals=4, step_size=0.9, n_tuning=0),
+}
+PLACES: dict[str, Callable[[Any], Any]] = {
     "alone": lambda move: move,
     "sequence": lambda move: SequenceMove(
         [move, LangevinDynamicsMove(timestep=10 * unit.femtosecond, n_steps=20)]
@@ -89,33 +92,55 @@ def upstream_expectation_test(move: Any) -> None:
     test_mcmc.subtest_mcmc_expectation(testsystems.HarmonicOscillator(), move)
 
 
-@pytest.mark.parametrize("kind", list(MOVES))
-def test_upstream_expectations_with_our_move(oscillator_model: Path, kind: str) -> None:
-    move = FlowMove(oscillator_model, n_proposals=4)
-    upstream_expectation_test(MOVES[kind](move))
-    assert 0.2 < move.acceptance_fraction < 0.9
-
-
-def test_upstream_expectations_fail_without_log_q(
-    oscillator_model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "flow", "place"),
+    [
+        *(("flow", flow, place) for flow in ("gaussian", "steerable") for place in PLACES),
+        *(("latent", "steerable", place) for place in PLACES),
+        ("latent", "spline", "alone"),
+    ],
+)
+def test_upstream_expectations_with_our_move(
+    oscillator_models: dict[str, Path], kind: str, flow: str, place: str
 ) -> None:
-    leave_out_log_q(monkeypatch)
+    move = MAKE[kind](oscillator_models[flow])
+    upstream_expectation_test(PLACES[place](move))
+    assert 0.1 < move.acceptance_fraction < 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow", "leave_out"),
+    [
+        ("flow", "gaussian", leave_out_log_q),
+        ("flow", "steerable", leave_out_momenta),
+        ("latent", "spline", leave_out_log_q),
+        ("latent", "steerable", leave_out_momenta),
+    ],
+)
+def test_upstream_expectations_fail_with_a_wrong_ratio(
+    oscillator_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    flow: str,
+    leave_out: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    leave_out(monkeypatch)
     with pytest.raises(AssertionError, match="sigma"):
-        upstream_expectation_test(FlowMove(oscillator_model, n_proposals=4))
+        upstream_expectation_test(MAKE[kind](oscillator_models[flow]))
 
 
-def test_the_standard_deviation_is_that_of_theory(oscillator_model: Path) -> None:
+def test_the_standard_deviation_is_that_of_theory(oscillator_models: dict[str, Path]) -> None:
     """openmmtools' get_potential_standard_deviation says 3/2 kT; the truth is sqrt(3/2) kT."""
-    energies = oscillator_energies(oscillator_model)
+    energies = oscillator_energies(oscillator_models["gaussian"])
     assert abs(z_score(chain_mean(energies), (1.5, 0.0))) < 4
     assert abs(z_score(chain_mean((energies - 1.5) ** 2), (1.5, 0.0))) < 4
 
 
 def test_the_standard_deviation_is_wrong_without_log_q(
-    oscillator_model: Path, monkeypatch: pytest.MonkeyPatch
+    oscillator_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_out_log_q(monkeypatch)
-    energies = oscillator_energies(oscillator_model)
+    energies = oscillator_energies(oscillator_models["gaussian"])
     assert abs(z_score(chain_mean((energies - 1.5) ** 2), (1.5, 0.0))) > 6
 
 
@@ -218,11 +243,11 @@ def reference_cache() -> cache.ContextCache:
     return cache.ContextCache(platform=openmm.Platform.getPlatformByName("Reference"))
 
 
-def chain_in_a_frame(model: Path, context_cache: cache.ContextCache) -> tuple[np.ndarray, np.ndarray]:
+def chain_in_a_frame(move: Move, context_cache: cache.ContextCache) -> tuple[np.ndarray, np.ndarray]:
     """Total and field energies [kJ/mol] of a chain that starts, and thereby stays, in the standard frame."""
     state = ThermodynamicState(triatomic(ANISOTROPIC), TEMPERATURE * unit.kelvin)
     current = SamplerState(molecule(LENGTHS, ANGLE) * unit.nanometer)
-    move, total, field = FlowMove(model, n_proposals=12), [], []
+    total, field = [], []
     for _ in range(700):
         move.apply(state, current, context_cache=context_cache)
         total.append(current.potential_energy.value_in_unit(unit.kilojoule_per_mole))
@@ -247,10 +272,11 @@ def errors(chains: tuple[np.ndarray, ...], expected: tuple[float, ...]) -> list[
     return [abs(z_score(chain_mean(chain), value)) for chain, value in zip(chains, exact, strict=True)]
 
 
+@pytest.mark.parametrize("kind", list(MAKE))
 def test_a_lab_frame_field_is_sampled_exactly(
-    triatomic_model: Path, reference_cache: cache.ContextCache
+    triatomic_model: Path, reference_cache: cache.ContextCache, kind: str
 ) -> None:
-    chains = chain_in_a_frame(triatomic_model, reference_cache)
+    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache)
     assert max(errors(chains, expected_in_a_frame())) < 4
 
 
@@ -258,20 +284,21 @@ def test_a_lab_frame_field_is_not_sampled_without_log_q(
     triatomic_model: Path, reference_cache: cache.ContextCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_out_log_q(monkeypatch)
-    chains = chain_in_a_frame(triatomic_model, reference_cache)
+    chains = chain_in_a_frame(MAKE["flow"](triatomic_model), reference_cache)
     assert max(errors(chains, expected_in_a_frame())) > 6
 
 
+@pytest.mark.parametrize("kind", list(MAKE))
 def test_a_lab_frame_field_is_not_sampled_with_the_energies_of_the_free_molecule(
-    triatomic_model: Path, reference_cache: cache.ContextCache, monkeypatch: pytest.MonkeyPatch
+    triatomic_model: Path, reference_cache: cache.ContextCache, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     free = ThermodynamicState(triatomic(None), TEMPERATURE * unit.kelvin)
     monkeypatch.setattr(
-        flow_move,
+        target,
         "reduced_energies",
         lambda state, positions, context_cache: host.reduced_energies(free, positions, context_cache),
     )
-    chains = chain_in_a_frame(triatomic_model, reference_cache)
+    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache)
     assert max(errors(chains, expected_in_a_frame())) > 6
 
 

@@ -1,0 +1,165 @@
+"""Figure 2 of seed 001: flows trained at T = 1 on mixtures of double wells, judged from T = 0.1 to 10."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmm_bg.errors import InputError
+from openmm_bg.files import atomic_write_json, atomic_write_text, json_text, provenance
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.reproduction import mixture_results as results
+from openmm_bg.reproduction.mixture_equilibrium import Equilibrium, convergence, sample_equilibrium
+from openmm_bg.reproduction.mixture_flows import FIXED, judge, n_parameters, train_flow
+from openmm_bg.reproduction.mixture_settings import KINDS, WIDTHS, MixtureSettings
+from openmm_bg.systems.double_well_mixture import DoubleWellMixture, double_well_mixture
+
+
+def run_mixture(
+    output: str | Path,
+    settings: MixtureSettings | None = None,
+    *,
+    quick: bool = False,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Remake figure 2 with its numbers, or go on where an earlier call was stopped.
+
+    The directory gets ``d5`` and ``d20`` with samples, models and their figures, and after each round of trainings
+    ``figure_2.png`` and ``.svg``, ``mixture.csv`` with all curves and ``mixture.json`` with all numbers.
+
+    Args:
+        output: The directory.
+        settings: The settings.
+        quick: Take those of `MixtureSettings.quick` if none are given.
+        progress: Show progress bars.
+        say: Called with a line before each stage.
+
+    Returns:
+        What ``mixture.json`` holds.
+
+    Raises:
+        InputError: If the directory holds the results of other settings.
+    """
+    settings = settings or (MixtureSettings.quick() if quick else MixtureSettings())
+    experiment = _Experiment(Path(output), settings, progress, say)
+    for n_seeds in range(1, len(settings.seeds) + 1):
+        for dimension in settings.equilibrium:
+            for kind in KINDS:
+                experiment.train_and_judge(dimension, kind, settings.seeds[n_seeds - 1])
+        found = experiment.conclude()
+    return found
+
+
+def rows(output: str | Path) -> list[dict[str, Any]]:
+    """Return the acceptance figures that `run_mixture` left in a directory."""
+    return json.loads((Path(output) / "mixture.json").read_text())["rows"]
+
+
+class _Experiment:
+    """The experiment and its output directory."""
+
+    def __init__(
+        self, output: Path, settings: MixtureSettings, progress: bool, say: Callable[[str], None]
+    ) -> None:
+        own = json.loads(json_text(dataclasses.asdict(settings) | {"widths": WIDTHS}))
+        path = output / "settings.json"
+        if path.exists() and json.loads(path.read_text()) != own:
+            raise InputError(
+                f"{output} holds results of other settings; choose another directory or remove it."
+            )
+        atomic_write_json(path, own)
+        self.output, self.settings, self.progress, self.say = output, settings, progress, say
+        self.toys: dict[int, DoubleWellMixture] = {d: double_well_mixture(d) for d in settings.equilibrium}
+        self.equilibrium: dict[int, Equilibrium] = {}
+        self.judged: dict[tuple[int, str], list[dict[str, np.ndarray]]] = {}
+        self.n_parameters: dict[str, int] = {}
+        self.training_seconds: dict[str, float] = {}
+        for dimension in self.toys:
+            self._sample(dimension)
+
+    def _sample(self, dimension: int) -> None:
+        path = self._folder(dimension) / "equilibrium.npz"
+        if not path.exists():
+            self.say(f"{dimension} dimensions: parallel tempering")
+            start = time.perf_counter()
+            found = sample_equilibrium(self.toys[dimension], self.settings.equilibrium[dimension])
+            found.save(path)
+            atomic_write_json(path.with_suffix(".json"), {"seconds": time.perf_counter() - start})
+        self.equilibrium[dimension] = Equilibrium.load(path)
+
+    def train_and_judge(self, dimension: int, kind: str, seed: int) -> None:
+        """Train a flow and judge it, or read what is there."""
+        self.say(f"{dimension} dimensions, seed {seed}: {kind}")
+        toy, equilibrium = self.toys[dimension], self.equilibrium[dimension]
+        own = self.settings.of(kind, dimension, seed)
+        directory = self._model(dimension, kind, seed)
+        model = train_flow(toy, equilibrium, directory, own, progress=self.progress)
+        path = directory.with_suffix(".npz")
+        found = judge(toy, model.flow, equilibrium, path, n_momenta=self.settings.n_momenta, seed=seed)
+        self.judged.setdefault((dimension, kind), []).append(found)
+        self.n_parameters[f"d={dimension}, {kind}"] = n_parameters(model.flow)
+        self.training_seconds[directory.relative_to(self.output).as_posix()] = round(
+            model.record["training"]["seconds"], 1
+        )
+
+    def conclude(self) -> dict[str, Any]:
+        """Compare the flows that are there, draw and write."""
+        settings = self.settings
+        found: dict[str, Any] = {"rows": []}
+        table, panels = [], []
+        for dimension, toy in self.toys.items():
+            curves = self._curves(dimension)
+            panels.append((toy, curves))
+            table += results.curve_table(dimension, toy, curves)
+            converged = convergence(toy, self.equilibrium[dimension])
+            seed = settings.equilibrium[dimension].seed
+            n_seeds = len(self.judged[dimension, KINDS[0]])
+            found["rows"] += results.convergence_rows(dimension, converged, seed)
+            found["rows"] += results.claim_rows(dimension, curves, list(settings.seeds[:n_seeds]))
+            found[f"parallel_tempering_{dimension}"] = converged
+        marginals = self._marginals()
+        self._draw(marginals, panels, n_seeds)
+        atomic_write_text(self.output / "mixture.csv", results.csv_text(table))
+        found |= {
+            "n_seeds": n_seeds,
+            "tighter_bounds": results.bound_table(self.judged),
+            "n_parameters": self.n_parameters,
+            "widths": WIDTHS,
+            "training_seconds": self.training_seconds,
+            "panel_a": {name: marginals[name] for name in ("total_variation", "ess", "pareto_k", "n")},
+            "record": provenance(settings=dataclasses.asdict(settings), command=results.COMMAND),
+        }
+        atomic_write_json(self.output / "mixture.json", found)
+        return json.loads((self.output / "mixture.json").read_text())
+
+    def _curves(self, dimension: int) -> results.Curves:
+        curves = {kind: np.stack([one["scaled"] for one in self.judged[dimension, kind]]) for kind in KINDS}
+        fixed = np.stack([one["fixed"] for one in self.judged[dimension, "realnvp"]])
+        return {"tsf-affine": curves["tsf-affine"], "realnvp": curves["realnvp"], FIXED: fixed} | curves
+
+    def _marginals(self) -> dict[str, Any]:
+        """Sample the first TSF of the largest system, at the training temperature."""
+        dimension = max(self.toys)
+        model = BoltzmannGenerator.load(self._model(dimension, KINDS[0], self.settings.seeds[0]))
+        samples = model.sample(self.settings.n_samples, seed=0)
+        tempered = self.equilibrium[dimension].training
+        return results.marginals(self.toys[dimension], samples, tempered, n_exact=self.settings.n_exact)
+
+    def _draw(self, marginals: dict[str, Any], panels: list[Any], n_seeds: int) -> None:
+        from openmm_bg.plotting import save_figure
+        from openmm_bg.reproduction.mixture_figures import plot_figure_2
+
+        save_figure(plot_figure_2(marginals, panels, n_seeds), self.output / "figure_2.png")
+
+    def _folder(self, dimension: int) -> Path:
+        return self.output / f"d{dimension}"
+
+    def _model(self, dimension: int, kind: str, seed: int) -> Path:
+        return self._folder(dimension) / f"{kind}_{seed}"

@@ -1,0 +1,179 @@
+"""Seed 001 remade: the mixture of double wells (figure 2) and alanine dipeptide (figure 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from openmm_bg.analysis import torsion_angles
+from openmm_bg.comparison import Ensemble
+from openmm_bg.errors import InputError
+from openmm_bg.files import atomic_write_json, atomic_write_text, json_text, provenance
+from openmm_bg.reproduction import alanine_results as results
+from openmm_bg.reproduction.alanine_chains import Chain, exchange_chain, plain_chain
+from openmm_bg.reproduction.alanine_dipeptide import (
+    COLD,
+    FLOWS,
+    HOT,
+    AlanineSettings,
+    draw,
+    model_path,
+    run_simulations,
+    run_training,
+)
+
+PARTS = ("mixture", "alanine")
+"""The experiments of seed 001."""
+
+
+def run_alanine(
+    output: Path,
+    settings: AlanineSettings | None = None,
+    *,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Remake figure 3 with its numbers, or go on where an earlier call was stopped.
+
+    The directory gets data, models, draws and chains, ``figure_3.png``, ``effective_sizes.png`` and ``.csv``, and
+    ``alanine.json`` with all numbers.
+
+    Args:
+        output: The directory.
+        settings: The settings.
+        progress: Show progress bars.
+        say: Called with a line before each stage.
+
+    Returns:
+        The acceptance figures.
+
+    Raises:
+        InputError: If the directory holds the results of other settings.
+    """
+    settings = settings or AlanineSettings()
+    _claim(output, settings)
+    start = time.perf_counter()
+    say("Dynamics at 600 K: training data, and the ground truth")
+    run_simulations(output, settings, progress=progress)
+    for flow in FLOWS:
+        say(f"Training: {flow}")
+        run_training(output, flow, settings, progress=progress)
+    say("Samples of all flows at all temperatures")
+    table = results.effective_sizes(output, settings, progress=progress)
+    chains = run_chains(output, settings, progress=progress, say=say)
+    cold = draw(output, "tsf", COLD, settings.n_samples, settings.seed + 1)
+    with_flow = {chain.name: chain for chain in chains[:2]}
+    rows, comparison = results.chain_rows(with_flow, cold, settings.seed)
+    rows = results.ess_rows(table, settings.seed) + rows
+    say("Figures")
+    _draw_figures(output, settings, table, chains)
+    atomic_write_text(output / "effective_sizes.csv", _csv(table))
+    content = {
+        "rows": rows,
+        "effective_sizes": table,
+        "comparison_at_300K": comparison,
+        "chains": {chain.name: chain.figures for chain in chains},
+        "p_phi_positive_tsf": {
+            f"{temperature:g} K, {way}": results.p_phi_positive(
+                draw(output, "tsf", temperature, settings.n_samples, settings.seed + 1), weighted=weighted
+            )._asdict()
+            for temperature in (HOT, COLD)
+            for way, weighted in (("unweighted", False), ("weighted", True))
+        },
+        "seconds_of_this_call": round(time.perf_counter() - start, 1),
+        "record": provenance(
+            seed=settings.seed, settings=json.loads(json_text(dataclasses.asdict(settings)))
+        ),
+    }
+    atomic_write_json(output / "alanine.json", content)
+    return rows
+
+
+def run_chains(
+    output: Path,
+    settings: AlanineSettings,
+    *,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Chain]:
+    """Run the chains: latent Monte Carlo on five rungs, flow moves on two, and no flow with as many evaluations."""
+    model = model_path(output, "tsf")
+    say("Parallel tempering of five rungs with the latent Monte Carlo move, in openmmtools")
+    latent = exchange_chain(
+        "PT with latent Monte Carlo",
+        model,
+        output / "latent.nc",
+        move="latent",
+        n_replicas=5,
+        n_iterations=settings.n_latent,
+        n_proposals=16,
+        n_steps=20,
+        seed=settings.seed + 2,
+        progress=progress,
+    )
+    say("Parallel tempering of two rungs with the flow move, in openmmtools")
+    flow = exchange_chain(
+        "PT with the flow move",
+        model,
+        output / "flow.nc",
+        move="flow",
+        n_replicas=2,
+        n_iterations=settings.n_flow,
+        n_proposals=16,
+        n_steps=20,
+        seed=settings.seed + 3,
+        progress=progress,
+    )
+    say("Parallel tempering of five rungs without a flow")
+    n_evaluations = latent.figures["energy_evaluations"]
+    plain = plain_chain(output / "plain.npz", n_evaluations, 5, settings.seed + 4, progress=progress)
+    return [latent, flow, plain]
+
+
+def _draw_figures(
+    output: Path, settings: AlanineSettings, table: list[dict[str, Any]], chains: list[Chain]
+) -> None:
+    from openmm_bg.plotting import save_figure
+    from openmm_bg.reproduction.alanine_figures import plot_effective_sizes, plot_figure_3
+    from openmm_bg.training import load_data
+
+    flow = {
+        temperature: results.unweighted(
+            draw(output, "tsf", temperature, settings.n_samples, settings.seed + 1), "TSF, unweighted"
+        )
+        for temperature in (HOT, COLD)
+    }
+    truth_data = load_data(output / "truth")
+    angles = torsion_angles(truth_data.positions, truth_data.system.torsions)
+    n_walkers = int(truth_data.record["n_walkers"])
+    truth = {
+        HOT: Ensemble(
+            results.Ramachandran("dynamics", angles["phi"], angles["psi"], n_walkers=n_walkers),
+            truth_data.energies,
+            HOT,
+        ),
+        COLD: results.reference(),
+    }
+    save_figure(
+        plot_figure_3(flow, truth, [chain.ensemble() for chain in chains[:2]]), output / "figure_3.png"
+    )
+    save_figure(plot_effective_sizes(table), output / "effective_sizes.png")
+
+
+def _claim(output: Path, settings: AlanineSettings) -> None:
+    """Keep the settings with the results, and refuse results of other settings."""
+    path, own = output / "settings.json", json.loads(json_text(dataclasses.asdict(settings)))
+    if path.exists() and json.loads(path.read_text()) != own:
+        raise InputError(f"{output} holds results of other settings; choose another directory or remove it.")
+    output.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(path, own)
+
+
+def _csv(table: list[dict[str, Any]]) -> str:
+    lines = [",".join(table[0])]
+    lines += [",".join(str(value) for value in row.values()) for row in table]
+    return "\n".join(lines) + "\n"
