@@ -170,7 +170,8 @@ def test_unsigned_pairs_are_no_masks():
 def test_incomplete_and_wrong_states(name):
     sampler = ParallelTempering(_walkers(Harmonic(2), np.zeros((4, 2, 3)), 300.0), n_ladders=2)
     state = sampler.state()
-    message = "no state of ladders of 2 temperatures: exchanges_proposed, exchanges_accepted, replicas, lowest_rung are"
+    names = "exchanges_proposed, exchanges_accepted, replicas, lowest_rung"
+    message = f"no state of ladders of 2 temperatures: {names} are"
     with pytest.raises(InputError, match=message):
         sampler.restore({key: value for key, value in state.items() if key != name})
     with pytest.raises(InputError, match=message):
