@@ -13,6 +13,8 @@ from openmm_bg.reproduction import seed_001
 from openmm_bg.reproduction.alanine_chains import Chain, plain_chain
 from openmm_bg.reproduction.alanine_dipeptide import COLD, FLOWS, HOT, AlanineSettings, Draws
 from openmm_bg.reproduction.alanine_figures import plot_effective_sizes, plot_figure_3
+from openmm_bg.simulation import SimulationSettings, simulate
+from openmm_bg.systems import load
 from openmm_bg.training import TrainingSettings
 from openmm_bg.units import thermal_energy
 
@@ -93,7 +95,8 @@ def test_chains_are_compared_with_the_reference():
 
 
 def test_trainings_draws_and_figures(tmp_path):
-    experiment.run_simulations(tmp_path, TINY)
+    few = SimulationSettings(n_walkers=64, n_frames=1280, interval=10, burn_in=200)
+    simulate(load("alanine_dipeptide"), tmp_path / "data", few)
     experiment.run_training(tmp_path, "tsf", TINY)
     draws = experiment.draw(tmp_path, "tsf", COLD, 300, seed=1)
     again = experiment.draw(tmp_path, "tsf", COLD, 300, seed=1)  # from the file
@@ -129,7 +132,6 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 def test_models_have_as_many_parameters(tmp_path):
     """The flows are compared at equal size, within some percent."""
-    from openmm_bg.systems import load
     from openmm_bg.training.trainer import _FLOWS
     from openmm_bg.transforms import InternalCoordinates
 
