@@ -31,7 +31,8 @@ EDGES = np.arange(-40, 41) / 10.0
 REACH = 6.0
 """Up to this free energy [kT] the bins have to be accurate."""
 
-_LADDER = (1.0, 2.0, 4.0)  # temperatures of the Monte Carlo run in units of the lowest
+_LADDER = (1.0, 2.0, 4.0)  # temperatures of the Monte Carlo run in units of that of the training
+_RUNG = 1  # of the training data: their flanks reach as far up as the free energy has to be accurate
 _WALKERS, _SWEEPS, _EVERY = 100, 5000, 20
 
 
@@ -57,16 +58,18 @@ class DoubleWellSettings:
             n_layers=8,
             n_hidden=3,
             hidden_features=256,
-            n_steps=2000,
-            learning_rate=1e-3,
+            n_steps=2500,
+            learning_rate=5e-4,
+            batch_size=64,
+            kl_batch_size=512,
             dispersion_weight=0.0,
-            kl_start=0.3,
-            kl_full=0.5,
-            kl_weight=0.5,
+            kl_start=0.1,
+            kl_full=0.2,
+            kl_weight=0.5,  # the seed's alpha is one
             energy_margin=10.0,
         )
     )
-    n_draws: int = 2_000_000
+    n_draws: int = 4_000_000
     widening: float = 2.0
     seed: int = 0
 
@@ -89,8 +92,9 @@ class DoubleWellSettings:
 def low_energy_configurations(n: int, seed: int) -> np.ndarray:
     """Return n configurations [nm] of Monte Carlo with shape=(n, 2), as many from either well, in random order.
 
-    The chain exchanges with chains at two and four times the temperature; without these it would stay in the
-    well in which it starts. At equilibrium the right well has 0.8 % of the samples: most of the left are left out.
+    They have twice the temperature of the training, so that they cover the flanks of the wells. The chain exchanges
+    with chains at other temperatures: alone it would hardly leave the well in which it starts. At equilibrium the
+    right well has 8 % of the samples (0.8 % at the temperature of the training), so most of the left are left out.
     """
     toy = double_well()
     minima = np.array([[toy.well.stationary_points[k], 0.0] for k in (0, 2)])
@@ -100,7 +104,7 @@ def low_energy_configurations(n: int, seed: int) -> np.ndarray:
     chain.tune(_SWEEPS)
     wells: list[np.ndarray] = [np.empty((0, 2)), np.empty((0, 2))]
     while min(map(len, wells)) < n - n // 2:
-        x = chain.run(_SWEEPS, _EVERY)[:, 0].reshape(-1, 2)
+        x = chain.run(_SWEEPS, _EVERY)[:, _RUNG].reshape(-1, 2)
         right = x[:, 0] > toy.barrier
         wells = [np.concatenate([wells[0], x[~right]]), np.concatenate([wells[1], x[right]])]
     rng = np.random.default_rng(seed)

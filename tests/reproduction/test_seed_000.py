@@ -116,8 +116,11 @@ def test_training_data_of_the_double_well_are_half_in_either_well():
     assert right.sum() == 150
     assert not right[:20].all()
     assert right[:20].any()  # in random order
-    inside = stats.kstest(x[:, 1], "norm").pvalue  # x2 is normal in both
-    assert inside > 1e-3
+    # Within a well they are those of twice the temperature, along x1 and along x2.
+    assert stats.kstest(x[:, 1] / np.sqrt(2.0), "norm").pvalue > 1e-3
+    below = toy.marginal_cdf(toy.barrier, 2 * UNIT_TEMPERATURE)
+    u = toy.marginal_cdf(x[~right, 0], 2 * UNIT_TEMPERATURE) / below
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
     assert np.array_equal(x, well.low_energy_configurations(301, seed=3))
 
 
