@@ -21,8 +21,11 @@ from openmm_bg.transforms import CartesianCoordinates
 
 MOVES: dict[str, Callable[[Path], MCMCMove]] = {
     "FlowMove": lambda model: mcmc.FlowMove(model, n_proposals=4),
-    "LatentMonteCarloMove": lambda model: mcmc.LatentMonteCarloMove(
+    "LatentMonteCarloMove, diffusion": lambda model: mcmc.LatentMonteCarloMove(
         model, n_proposals=4, step_size=1.0, n_tuning=0
+    ),
+    "LatentMonteCarloMove, random walk": lambda model: mcmc.LatentMonteCarloMove(
+        model, n_proposals=4, step_size=1.0, displacement="random_walk", n_tuning=0
     ),
 }
 """The moves that are tested."""

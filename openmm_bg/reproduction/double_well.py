@@ -235,7 +235,7 @@ def plot_figure_2(columns: dict[str, np.ndarray], label: str) -> Figure:
         style = {"fmt": "o", "markersize": 2.4, "elinewidth": 0.9, "color": COLOURS[1]}
         profile.errorbar(shown["x1"], shown["free_energy"], shown["stderr"], label=label, **style)
         profile.axhline(REACH, color="0.6", linewidth=0.8, linestyle=":")
-        profile.set(ylim=(-0.6, 16.0), ylabel="free energy (kT)")
+        profile.set(ylim=(-0.6, 16.0), yticks=np.arange(0, 16, 3), ylabel="free energy (kT)")
         profile.tick_params(labelbottom=False)
         profile.legend(loc="upper center", fontsize=8)
         rest.axhspan(-0.05, 0.05, color="0.9", linewidth=0)
@@ -263,11 +263,11 @@ def plot_figure_3(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     def paint(x: np.ndarray) -> np.ndarray:
         return np.where(x[:, 0] > barrier, COLOURS[1], COLOURS[0])
 
-    figure = plot_spaces(pairs, paint, ((-4.2, 4.2), (-5.0, 5.0)), data="Monte Carlo samples")
+    figure = plot_spaces(pairs, paint, ((-4.2, 4.2), (-5.2, 6.4)), data="Monte Carlo samples")
     with_legend = figure.axes[0]
     for colour, label in ((COLOURS[0], "left well"), (COLOURS[1], "right well")):
         with_legend.scatter([], [], s=16, color=colour, label=label, linewidths=0)
-    with_legend.legend(loc="lower center", ncols=2, handletextpad=0.1, columnspacing=0.8)
+    with_legend.legend(loc="upper center", ncols=2, handletextpad=0.1, columnspacing=0.8, frameon=False)
     return figure
 
 

@@ -262,7 +262,7 @@ def plot_figure_4_or_5(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure
         for wall in (0.0, toy.length):
             ax.axvline(wall, color="black", linewidth=0.8, linestyle="--")
     figure.axes[3].scatter([], [], s=16, color=COLOURS[1], label="outside of the box", linewidths=0)
-    figure.axes[3].legend(loc="upper left", handletextpad=0.1)
+    figure.axes[3].legend(loc="upper left", handletextpad=0.1, frameon=False)
     return figure
 
 
@@ -273,7 +273,7 @@ def plot_maps(x: np.ndarray, maps: Sequence[tuple[str, np.ndarray]]) -> Figure:
         x: Configurations [nm] with shape=(n, 2).
         maps: Of each map its name and the latents with shape=(n, 2).
     """
-    with styled_figure((2.45 * len(maps) + 0.9, 2.75)) as figure:
+    with styled_figure((2.45 * len(maps) + 0.9, 3.0), "compressed") as figure:
         axes = figure.subplots(1, len(maps), sharex=True, sharey=True)
         for ax, (name, z) in zip(axes, maps, strict=True):
             length = harmonic_oscillator().length

@@ -110,7 +110,7 @@ def run_chains(
         move="latent",
         n_replicas=5,
         n_iterations=settings.n_latent,
-        n_proposals=16,
+        n_proposals=4,
         n_steps=20,
         seed=settings.seed + 2,
         progress=progress,

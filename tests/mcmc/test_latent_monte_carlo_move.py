@@ -12,6 +12,7 @@ from openmmtools import cache
 from openmmtools.mcmc import LangevinDynamicsMove, SequenceMove
 from openmmtools.multistate import MultiStateReporter, ReplicaExchangeSampler
 from openmmtools.states import SamplerState, ThermodynamicState
+from scipy import stats
 
 from openmm_bg import BoltzmannGenerator, mcmc
 from openmm_bg.flows import SplineFlow
@@ -62,11 +63,12 @@ def test_the_determinant_is_that_of_the_map_to_latents(
     assert kind == "steerable" or logabsdet.std() > 0.01  # it preserves volume, the others do not
 
 
+@pytest.mark.parametrize("displacement", ["diffusion", "random_walk"])
 @pytest.mark.parametrize("kind", ["spline", "real_nvp"])
 def test_proposals_are_displaced_latents_with_the_full_ratio(
-    oscillator_models: dict[str, Path], oscillator: Any, kind: str
+    oscillator_models: dict[str, Path], oscillator: Any, kind: str, displacement: Any
 ) -> None:
-    move = LatentMonteCarloMove(oscillator_models[kind], step_size=0.7)
+    move = LatentMonteCarloMove(oscillator_models[kind], step_size=0.7, displacement=displacement)
     flow, temperature = move.generator.flow, 340.0
     state = ThermodynamicState(oscillator.system, temperature * unit.kelvin)
     target = Target(flow, state, temperature, cache.ContextCache())
@@ -80,7 +82,9 @@ def test_proposals_are_displaced_latents_with_the_full_ratio(
         z_proposed, _ = module._latents(flow, proposals, no_momenta)
     noise = torch.randn(6, 3, dtype=torch.float64, generator=random_generator().manual_seed(4))
     # There and back again: the latents are those that were displaced.
-    expected = z + 0.7 * math.sqrt(temperature / 298.0) * noise
+    noise = math.sqrt(temperature / 298.0) * noise
+    kept = math.exp(-(0.7**2) / 2)
+    expected = z + 0.7 * noise if displacement == "random_walk" else kept * z + (1 - kept**2) ** 0.5 * noise
     torch.testing.assert_close(z_proposed, expected, rtol=0, atol=1e-9)
 
     stiffness = oscillator.K.value_in_unit(unit.kilojoule_per_mole / unit.nanometer**2)
@@ -92,6 +96,11 @@ def test_proposals_are_displaced_latents_with_the_full_ratio(
         candidates, temperature
     )
     log_weights = -u + log_jacobian
+    if displacement == "diffusion":  # the ratio of the probabilities to step back and to step forth
+        variance = ratio * (1 - kept**2)
+        forth = -0.5 * (z_proposed - kept * z).square().sum(1) / variance
+        back = -0.5 * (z - kept * z_proposed).square().sum(1) / variance
+        log_weights = log_weights + torch.cat([torch.zeros(1), back - forth])
     np.testing.assert_allclose(proposed - own, log_weights[1:] - log_weights[0], rtol=1e-6)
 
 
@@ -122,7 +131,7 @@ def test_proposals_of_a_molecule_are_displaced_latents(
         z, _ = module._latents(flow, current[None], torch.zeros(1, 0))
         z_proposed, _ = module._latents(flow, proposals, torch.zeros(50, 0))
         mcmc.seed(4)
-        expected = module._displaced(z.expand(50, -1), flow.circular, 1.0, 4.0 / 3.0)
+        expected = module._displaced(z.expand(50, -1), flow.circular, 1.0, "diffusion", 4.0 / 3.0)
     inside = torch.isfinite(proposals).all(dim=(1, 2))
     assert inside.sum() > 25
     difference = (z_proposed - expected)[inside]
@@ -134,7 +143,7 @@ def test_steps_of_angles_are_wrapped_and_do_not_depend_on_temperature() -> None:
     z = torch.tensor([[3.1, 3.1, -3.1]], dtype=torch.float64).expand(20000, 3)
     circular = torch.tensor([True, False, True])
     mcmc.seed(2)
-    displaced = module._displaced(z, circular, 0.5, 4.0)
+    displaced = module._displaced(z, circular, 0.5, "random_walk", 4.0)
     assert displaced[:, circular].abs().max() <= math.pi
     assert displaced[:, 1].max() > 4
     step = displaced - z
@@ -143,6 +152,26 @@ def test_steps_of_angles_are_wrapped_and_do_not_depend_on_temperature() -> None:
     # A standard deviation of n numbers has a relative standard error of sqrt(1 / 2n).
     assert ((step.std(0) / expected - 1).abs() < 4 / math.sqrt(2 * len(z))).all()
     assert (step.mean(0).abs() < 4 * expected / math.sqrt(len(z))).all()
+
+
+@pytest.mark.parametrize("step_size", [0.3, 10.0])
+def test_a_diffusion_keeps_the_base(step_size: float) -> None:
+    """Normal latents of variance 2 and uniform angles; a wide step forgets where it came from."""
+    n, ratio = 20000, 2.0
+    mcmc.seed(3)
+    z = torch.randn(n, 2, dtype=torch.float64, generator=random_generator()) * math.sqrt(ratio)
+    z[:, 1] = math.pi * (2 * torch.rand(n, dtype=torch.float64, generator=random_generator()) - 1)
+    displaced = module._displaced(z, torch.tensor([False, True]), step_size, "diffusion", ratio)
+    assert stats.kstest(displaced[:, 0] / math.sqrt(ratio), "norm").pvalue > 0.01
+    assert stats.kstest(displaced[:, 1] / (2 * math.pi) + 0.5, "uniform").pvalue > 0.01
+    walked = module._displaced(z, torch.tensor([False, True]), 1.0, "random_walk", ratio)
+    assert stats.kstest(walked[:, 0] / math.sqrt(ratio), "norm").pvalue < 1e-4  # the control
+    # Both kinds of latents lose their memory as quickly.
+    kept = math.exp(-(step_size**2) / 2)
+    normal = (displaced[:, 0] * z[:, 0]).mean() / ratio
+    circle = torch.cos(displaced[:, 1] - z[:, 1]).mean()
+    assert abs(normal - kept) < 4 * math.sqrt(2 / n)
+    assert abs(circle - kept) < 4 * math.sqrt(0.5 / n)
 
 
 # Prefetching
@@ -198,7 +227,12 @@ def test_tuning_reaches_its_target_and_ends(
     oscillator_models: dict[str, Path], state: ThermodynamicState, kind: str, step_size: float
 ) -> None:
     move = LatentMonteCarloMove(
-        oscillator_models[kind], n_proposals=30, step_size=step_size, target_acceptance=0.4, n_tuning=320
+        oscillator_models[kind],
+        n_proposals=30,
+        step_size=step_size,
+        displacement="random_walk",
+        target_acceptance=0.4,
+        n_tuning=320,
     )
     current = at_rest()
     for _ in range(10):

@@ -58,6 +58,7 @@ def test_a_wrong_number_of_proposals_is_refused(
         ({"step_size": float("nan")}, "step_size must be above 0"),
         ({"step_size": 11.0}, "step_size must be above 0"),
         ({"step_size": "0.1"}, "step_size must be above 0"),
+        ({"displacement": "jump"}, "displacement must be 'diffusion' or 'random_walk', not 'jump'"),
         ({"target_acceptance": 1.0}, "target_acceptance must be between 0 and 1"),
         ({"target_acceptance": None}, "target_acceptance must be between 0 and 1"),
         ({"n_tuning": -1}, "n_tuning must be a whole number"),

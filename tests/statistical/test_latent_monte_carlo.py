@@ -27,7 +27,7 @@ def energies_and_acceptance(
     mcmc.seed(21)
     oscillator = testsystems.HarmonicOscillator()
     state = ThermodynamicState(oscillator.system, TEMPERATURE * unit.kelvin)
-    move = LatentMonteCarloMove(model, n_proposals=5, step_size=0.9, n_tuning=0)
+    move = LatentMonteCarloMove(model, n_proposals=5, step_size=0.9, displacement="random_walk", n_tuning=0)
     current, energies, accepted = SamplerState(oscillator.positions), [], [0]
     for _ in range(400):
         move.apply(state, current)
