@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, default=Path("verify_seeds"), help="where models of toys are kept"
     )
-    parser.add_argument("--chains", type=int, default=400, help="chains for each seed of the balance")
+    parser.add_argument("--chains", type=int, default=200, help="chains for each seed of the balance")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     output = RESULTS / "seeds.json"
