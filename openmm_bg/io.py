@@ -160,13 +160,18 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
     if temperature is not None and abs(run.temperatures[state] - temperature) > 0.5:
         known = ", ".join(f"{t:.1f}" for t in run.temperatures)
         raise InputError(f"{path} has no replica at {temperature:g} K, but at {known} K.")
-    if run.n_iterations == 0:
-        raise InputError(f"{path} has no finished iteration yet.")
-    positions = run.positions[:, state].astype(np.float64)
+    first = run.n_tuning  # until then the chain is not exact
+    if run.n_iterations == first:
+        raise InputError(f"{path} has no finished iteration{' after tuning' if first else ''} yet.")
+    positions = run.positions[first:, state].astype(np.float64)
     molecule = mdtraj.load_topology(str(existing_file(topology)))
     check_frames(path, positions, molecule.n_atoms)
     return Frames(
-        path, positions, molecule, run.potential_energy[:, state], temperature=float(run.temperatures[state])
+        path,
+        positions,
+        molecule,
+        run.potential_energy[first:, state],
+        temperature=float(run.temperatures[state]),
     )
 
 

@@ -201,7 +201,7 @@ class _MainJob:
             "simulation": data["n_energy_evaluations"],
             "training": model["training"]["n_energy_evaluations"],
             "sampling": len(hot) + len(cold),
-            "exchange": self._exchange_evaluations(chain),
+            "exchange": chain.energy_evaluations,
         }
         self.state["wall_seconds"]["compare"] = round(time.perf_counter() - start, 2)
         atomic_write_json(self._stages, self.state)
@@ -265,12 +265,3 @@ class _MainJob:
         save_figure(plot_ramachandran(panels), self.output / "ramachandran.png")
         save_figure(plot_torsions(panels), self.output / "torsions.png")
         write_torsions_csv(panels, self.output / "torsions.csv")
-
-    @staticmethod
-    def _exchange_evaluations(chain: ExchangeRecord) -> int:
-        """Count force evaluations of the dynamics, flow proposals and the energies that exchanges need."""
-        n_states = len(chain.temperatures)
-        dynamics = chain.n_iterations * n_states * (chain.settings["n_steps"] + 1)
-        # Each flow move also evaluates the current configuration.
-        moves = int(np.sum(chain.flow_proposed)) * (1 + 1 / chain.settings["n_proposals"])
-        return int(dynamics + moves + chain.n_iterations * n_states)

@@ -23,6 +23,11 @@ __all__ = [
     "names",
 ]
 
+_TOYS = (
+    "double_well",
+    "double_well_mixture",
+    "harmonic_oscillator",
+)  # functions of this module, with parameters
 _BUILDERS: dict[str, Callable[[], MolecularSystem]] = {"alanine_dipeptide": alanine_dipeptide}
 
 
@@ -34,9 +39,16 @@ def names() -> list[str]:
 def load(name: str) -> MolecularSystem:
     """Build a system by its name.
 
+    Toy systems are not among them: functions such as `double_well` take parameters, and return a toy with its
+    exact answers, of which ``molecule`` is the system.
+
     Raises:
         InputError: If there is no system of that name.
     """
     if name not in _BUILDERS:
-        raise InputError(f"There is no system called {name!r}; the systems are: {', '.join(names())}.")
+        functions = ", ".join(f"{toy}()" for toy in _TOYS)
+        raise InputError(
+            f"There is no system called {name!r}; the systems are: {', '.join(names())}. "
+            f"Toy systems are made by functions of openmm_bg.systems: {functions}."
+        )
     return _BUILDERS[name]()

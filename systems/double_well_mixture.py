@@ -128,9 +128,9 @@ def _mixed_wells(matrix: np.ndarray, tilts: np.ndarray) -> Any:
     coordinates = [f"{axis}{atom + 1}" for atom in range(n_atoms) for axis in "xyz"][:dimension]
     names = [f"A{k + 1}" for k in range(dimension)]
     y = "+".join(f"{name}*{coordinate}" for name, coordinate in zip(names, coordinates, strict=True))
-    force = openmm.CustomCompoundBondForce(n_atoms, f"a*y+b*y^2+c*y^4; y={y}")
-    force.addGlobalParameter("b", QUADRATIC)
-    force.addGlobalParameter("c", QUARTIC)
+    # b and c are numbers: openmmtools' integrators have a variable "b", and a parameter would collide with it.
+    energy = f"a*y+({QUADRATIC!r})*y^2+({QUARTIC!r})*y^4; y={y}"
+    force = openmm.CustomCompoundBondForce(n_atoms, energy)
     for name in (*names, "a"):
         force.addPerBondParameter(name)
     for row, a in zip(matrix, tilts, strict=True):

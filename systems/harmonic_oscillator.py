@@ -16,6 +16,10 @@ class HarmonicOscillator(ToySystem):
 
     Its density `log_prob` is the report's equation 3, which is that of kT = 1, at any temperature.
 
+    As an OpenMM system it is for Monte Carlo moves only: dynamics do not feel the walls. A wall is a step of the
+    energy to +inf, which exerts no force on either side, so that integrators (and the dynamics in the moves of
+    openmmtools) carry x1 out of the box and go on with an infinite energy.
+
     Attributes:
         k: The force constant [kJ/mol/nm^2].
         length: The length L of the box [nm].
@@ -114,6 +118,8 @@ def harmonic_oscillator(k: float = 1.0, length: float = 4.0) -> HarmonicOscillat
 
     The defaults are those of the report's own code: at T = 1 the spring spreads by 0.71 nm, a sixth of the
     box, so that pictures show both the walls and the tails that x2 has beyond them.
+
+    Monte Carlo moves only: dynamics do not feel the walls and leave the box; see `HarmonicOscillator`.
 
     Args:
         k: The force constant of H = k (x2 - x1)^2 [kJ/mol/nm^2]; there is no factor 1/2.

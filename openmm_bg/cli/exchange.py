@@ -71,8 +71,8 @@ def exchange(
     up = [*run.exchange_acceptance, np.nan]
     rows = []
     for k, temperature in enumerate(run.temperatures):
-        energy = run.potential_energy[:, k]
-        mean = with_error(chain_mean(energy)) if len(energy) > 1 else f"{energy[0]:.4g}"
+        energy = run.potential_energy[run.n_tuning :, k]
+        mean = with_error(chain_mean(energy)) if len(energy) > 1 else "-"
         rows.append((f"{temperature:.1f}", _percent(run.flow_acceptance[k]), _percent(up[k]), mean))
     print_table(
         ("temperature (K)", "flow accepted", "exchange with the next", "potential energy (kJ/mol)"),
@@ -82,7 +82,9 @@ def exchange(
     if move == "flow":
         say("Flow accepted: accepted over made proposals, each a fresh, independent configuration.")
     if run.n_tuning:
-        say(f"The first {run.n_tuning} iterations tuned the latent move's step size: leave them out.")
+        say(
+            f"The first {run.n_tuning} iterations tuned the latent move's step size; energies are of those after."
+        )
     say(f"Round trips of replicas from the lowest to the highest temperature and back: {run.round_trips}")
     say(f"Look at it with: openmm-bg ramachandran {output} --output ramachandran.png")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class ExchangeRecord:
         flow_accepted: Accepted proposals of the move with a flow, with shape=(n_states,).
         flow_proposed: Its proposals with shape=(n_states,).
         flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
+        step_sizes: The latent move's step sizes with shape=(n_states,); NaN for other moves.
         settings: What the run was made with.
     """
 
@@ -43,6 +45,7 @@ class ExchangeRecord:
     flow_accepted: np.ndarray
     flow_proposed: np.ndarray
     flow_nonfinite: np.ndarray
+    step_sizes: np.ndarray
     settings: dict[str, Any]
 
     @property
@@ -62,6 +65,19 @@ class ExchangeRecord:
         return min(self.n_iterations, -(-self.settings.get("n_tuning", 0) // self.settings["n_proposals"]))
 
     @property
+    def energy_evaluations(self) -> int:
+        """Energy evaluations of dynamics, moves and exchanges; those of prefetched proposals are expected ones."""
+        n_applied = self.n_iterations * len(self.temperatures)
+        n_proposals = self.settings["n_proposals"]
+        if self.settings.get("move") == "latent":
+            each = [_prefetched(n_proposals, fraction) for fraction in self.flow_acceptance]
+            moves = self.n_iterations * float(np.sum(each))
+        else:
+            moves = n_applied * (n_proposals + 1)  # and the current configuration
+        # One more at the end of each move, and one for the exchange.
+        return round(n_applied * (self.settings["n_steps"] + 3) + moves)
+
+    @property
     def round_trips(self) -> int:
         """How often a replica went from the lowest to the highest temperature and back."""
         return round_trips(self.replicas)
@@ -77,6 +93,22 @@ class ExchangeRecord:
         quadruples = np.array(list(torsions.values()))
         angles = dihedrals(self.positions.astype(np.float64), quadruples)
         return {name: angles[..., k] for k, name in enumerate(torsions)}
+
+
+def _prefetched(n_proposals: int, acceptance: float) -> float:
+    """Return how many energies a latent move evaluates in a call, by expectation.
+
+    Batches are offered up to their first acceptance; each also has the current configuration.
+    """
+    acceptance = min(max(float(np.nan_to_num(acceptance)), 1e-3), 1.0)
+    expected = np.zeros(n_proposals + 1)
+    for left in range(1, n_proposals + 1):
+        size = min(math.ceil(2.0 / acceptance), left)
+        offers = np.arange(1, size + 1)
+        ends = acceptance * (1.0 - acceptance) ** (offers - 1)  # with the acceptance of this offer
+        ends[-1] += (1.0 - acceptance) ** size  # or of none
+        expected[left] = size + 1 + ends @ expected[left - offers]
+    return float(expected[-1])
 
 
 def read_exchange(storage: str | Path) -> ExchangeRecord:
@@ -117,6 +149,7 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         flow_accepted=np.array([found["n_accepted"] for found in statistics]),
         flow_proposed=np.array([found["n_proposed"] for found in statistics]),
         flow_nonfinite=np.array([found["n_nonfinite"] for found in statistics]),
+        step_sizes=np.array([found["step_size"] for found in statistics]),
         settings=settings,
     )
 
@@ -170,10 +203,11 @@ def _read_moves(dataset: Any) -> list[Any]:
     return [yaml.load(str(variables[f"move{k}"][0]), Loader=Loader) for k in range(count)]
 
 
-def _flow_statistics(move: Any) -> dict[str, int]:
+def _flow_statistics(move: Any) -> dict[str, Any]:
     """Find the state of the move with a flow in a nested move and return its counters."""
     found = _find_flow_move(move)
-    return {name: int(found.get(name, 0)) for name in ("n_accepted", "n_proposed", "n_nonfinite")}
+    counters = {name: int(found.get(name, 0)) for name in ("n_accepted", "n_proposed", "n_nonfinite")}
+    return {**counters, "step_size": float(found.get("step_size", np.nan))}
 
 
 def _find_flow_move(move: Any) -> dict[str, Any]:

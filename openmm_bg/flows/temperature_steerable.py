@@ -122,7 +122,7 @@ class TemperatureSteerableFlow(Flow):
         """
         return self.joint_sample(n, temperature, generator=generator, frame=frame)
 
-    def log_prob(self, positions: Any, momenta: Any, temperature: float | None = None) -> torch.Tensor:
+    def log_prob(self, positions: Any, momenta: Any = None, temperature: float | None = None) -> torch.Tensor:
         """Return exact joint log-densities with shape=(batch,) in float64; -inf outside the domain.
 
         Args:

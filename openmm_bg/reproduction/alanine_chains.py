@@ -11,15 +11,15 @@ import torch
 
 from openmm_bg.analysis import Ramachandran, torsion_angles
 from openmm_bg.comparison import Ensemble
-from openmm_bg.exchange import ExchangeRecord, run_parallel_tempering
+from openmm_bg.exchange import run_parallel_tempering
 from openmm_bg.files import atomic_write_bytes
 from openmm_bg.potentials import TorchPotential
+from openmm_bg.reproduction.alanine_dipeptide import COLD, HOT
 from openmm_bg.reproduction.arrays import arrays_bytes
 from openmm_bg.simulation import LangevinDynamics, ParallelTempering
 from openmm_bg.statistics import round_trips
 from openmm_bg.systems import load
 
-COLD, HOT = 300.0, 600.0
 _INTERVAL = 50  # steps of the dynamics without a flow between exchanges
 _LADDERS = 4
 
@@ -86,19 +86,12 @@ def exchange_chain(
         "iterations": run.n_iterations,
         "left_out": first,
         "acceptance": run.flow_acceptance.tolist(),
+        "step_sizes": run.step_sizes.tolist(),
         "exchange_acceptance": run.exchange_acceptance.tolist(),
         "round_trips": run.round_trips,
-        "energy_evaluations": evaluations(run),
+        "energy_evaluations": run.energy_evaluations,
     }
     return Chain(name, angles["phi"], angles["psi"], run.potential_energy[first:, 0], 1, figures)
-
-
-def evaluations(run: ExchangeRecord) -> int:
-    """Count a run's energy evaluations: dynamics, proposals (and the configuration they start from), exchanges."""
-    n_states = len(run.temperatures)
-    dynamics = run.n_iterations * n_states * (run.settings["n_steps"] + 1)
-    moves = int(np.sum(run.flow_proposed)) * (1 + 1 / run.settings["n_proposals"])
-    return int(dynamics + moves + run.n_iterations * n_states)
 
 
 def plain_chain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from openmm_bg.analysis import torsion_angles
+from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_write_bytes
 from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.mcmc import registry
 from openmm_bg.reproduction.arrays import arrays_bytes
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.systems import load
@@ -122,9 +125,24 @@ def run_simulations(output: Path, settings: AlanineSettings, *, progress: bool =
 
 
 def run_training(output: Path, flow: str, settings: AlanineSettings, *, progress: bool = False) -> None:
-    """Train a flow, or go on with it; a finished model is left as it is."""
-    if not (model_path(output, flow) / "model.json").exists():
-        train(load_data(output / "data"), model_path(output, flow), settings.of(flow), progress=progress)
+    """Train a flow, or go on with it; a finished model is left as it is.
+
+    Raises:
+        InputError: If there is a model of other settings.
+    """
+    path = model_path(output, flow)
+    if not (path / "model.json").exists():
+        train(load_data(output / "data"), path, settings.of(flow), progress=progress)
+    trained = training_record(output, flow)["settings"]
+    if {**dataclasses.asdict(settings.of(flow)), **trained} != dataclasses.asdict(settings.of(flow)):
+        raise InputError(f"{path} was trained with other settings; choose another directory or remove it.")
+
+
+def training_record(output: Path, flow: str) -> dict[str, Any]:
+    """Return the record of a trained flow: command, date, versions, settings and cost."""
+    record = json.loads((model_path(output, flow) / "model.json").read_text())["record"]
+    training = {name: value for name, value in record["training"].items() if name != "log"}
+    return {**record, "training": training}
 
 
 def model_path(output: Path, flow: str) -> Path:
@@ -144,7 +162,8 @@ def draw(output: Path, flow: str, temperature: float, n: int, seed: int, *, prog
         progress: Show a progress bar.
     """
     path = output / "draws" / f"{flow}_{temperature:g}K.npz"
-    if not path.exists():
+    model_hash = registry.current_hash(str(model_path(output, flow)))
+    if not _is_of_model(path, model_hash):
         generator = BoltzmannGenerator.load(model_path(output, flow))
         parts = [
             _draw_chunk(generator, temperature, size, chunk_seed)
@@ -152,9 +171,18 @@ def draw(output: Path, flow: str, temperature: float, n: int, seed: int, *, prog
         ]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(path, arrays_bytes(columns))
+        atomic_write_bytes(path, arrays_bytes({**columns, "model_hash": np.array(model_hash)}))
     with np.load(path) as arrays:
-        return Draws(temperature, **{name: arrays[name].astype(np.float64) for name in arrays.files})
+        columns = {name: arrays[name] for name in ("log_q", "energy", "phi", "psi")}
+    return Draws(temperature, **{name: column.astype(np.float64) for name, column in columns.items()})
+
+
+def _is_of_model(path: Path, model_hash: str) -> bool:
+    """Tell whether there are draws, and of this very model."""
+    if not path.exists():
+        return False
+    with np.load(path) as arrays:
+        return str(arrays["model_hash"]) == model_hash
 
 
 def draw_all(

@@ -28,17 +28,17 @@ def plot_figure_3(
 
     Args:
         flow: Unweighted samples of the TSF at both temperatures [K].
-        truth: Molecular dynamics at both.
+        truth: Simulations without a flow at both.
         chains: Chains at 300 K with moves by the TSF, for panel G.
     """
     hot, cold = max(flow), min(flow)
     with styled_figure((11.2, 5.6)) as figure:
         axes = figure.subplots(2, 4)
         for row, temperature in zip(axes, (hot, cold), strict=True):
-            panels = ((row[0], flow, "TSF"), (row[1], truth, "dynamics"))
-            for ax, ensembles, label in panels:
-                image = _surface(ax, ensembles[temperature].ramachandran)
-                ax.set_title(f"{label}, {temperature:g} K")
+            for ax, ensembles in ((row[0], flow), (row[1], truth)):
+                torsions = ensembles[temperature].ramachandran
+                image = _surface(ax, torsions)
+                ax.set_title(f"{torsions.label}, {temperature:g} K")
         _phi(axes[0, 2], [flow[hot].ramachandran, truth[hot].ramachandran], f"{hot:g} K")
         lines = [flow[cold].ramachandran, *(chain.ramachandran for chain in chains)]
         _phi(axes[1, 2], [*lines, truth[cold].ramachandran], f"{cold:g} K")
@@ -48,6 +48,27 @@ def plot_figure_3(
             ax.text(-0.02, 1.04, letter, transform=ax.transAxes, ha="right", weight="bold", fontsize=11)
         figure.colorbar(image, ax=axes[:, 1], label="free energy (kT)", fraction=0.05, extend="max")
     return figure
+
+
+def figure_3_csv(
+    flow: dict[float, Ensemble], truth: dict[float, Ensemble], chains: Sequence[Ensemble], bins: int = 72
+) -> str:
+    """Return the curves of panels C, G and H as a table; the arguments are those of `plot_figure_3`."""
+    rows = []
+    named = [(t, ensemble) for ensembles in (flow, truth) for t, ensemble in ensembles.items()]
+    for temperature, ensemble in [*named, *((min(flow), chain) for chain in chains)]:
+        label = ensemble.ramachandran.label
+        for x, density, error in zip(*ensemble.ramachandran.marginal("phi", bins), strict=True):
+            values = (np.degrees(x), np.radians(density), np.radians(error))
+            rows.append((label, temperature, "phi (degrees)", *values))
+        heights, edges = np.histogram(ensemble.potential_energy, 60, density=True)
+        rows += [
+            (label, temperature, "energy (kJ/mol)", x, height, np.nan)
+            for x, height in zip(0.5 * (edges[1:] + edges[:-1]), heights, strict=True)
+        ]
+    lines = ["ensemble,temperature,quantity,value,density,stderr"]
+    lines += [f'"{row[0]}",{row[1]:g},{row[2]},' + ",".join(f"{v:.6g}" for v in row[3:]) for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def _surface(ax: Axes, torsions: Ramachandran, bins: int = 90, maximum: float = 10.0) -> Any:
@@ -80,7 +101,8 @@ def _energies(ax: Axes, flow: dict[float, Ensemble], truth: dict[float, Ensemble
         low = min(np.quantile(e[temperature].potential_energy, 0.0005) for e in (flow, truth))
         high = np.quantile(truth[temperature].potential_energy, 0.9995) + 20.0
         edges = np.linspace(low, high, 80)
-        for ensembles, style, label in ((flow, "-", "TSF"), (truth, "--", "dynamics")):
+        for ensembles, style in ((flow, "-"), (truth, "--")):
+            label = ensembles[temperature].ramachandran.label
             energy = ensembles[temperature].potential_energy
             heights = np.histogram(energy, edges)[0] / len(energy) / np.diff(edges)
             colour = "black" if style == "--" else COLOURS[k]

@@ -1,4 +1,10 @@
-"""Figures 2 and 3 of seed 000: a RealNVP learns a double well, and its samples give the free energy along x1."""
+"""Figures 2 and 3 of seed 000: a RealNVP learns a double well, and its samples give the free energy along x1.
+
+What the flow draws is not the Boltzmann distribution, and is not meant to be. It is trained on data of twice the
+temperature, half of them from either well, and maximum likelihood keeps half of the weight to the end: both wells
+and their flanks are drawn often. The weights make up for it. For the free energy, the flow is drawn from with twice
+the variance of its base, which reaches further up; figure 3 D shows draws without weights and without widening.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +50,7 @@ class DoubleWellSettings:
         n_training: Monte Carlo configurations to train on, half of them from each well.
         training: Settings of the training.
         n_draws: Draws of the trained flow.
-        widening: The variance of the latents' normal distribution when drawing.
+        widening: The variance of the latents' normal distribution when drawing for the free energy.
         seed: Seed of data, training and draws.
 
     Raises:
@@ -180,6 +186,9 @@ def family_wise(z: np.ndarray) -> float:
 def judge_double_well(x: np.ndarray, log_weights: np.ndarray) -> dict[str, Any]:
     """Return what weighted draws are worth: errors of the free energy, difference of the wells, effective size.
 
+    All figures are of the weighted draws, but for ``right_well_of_draws``: how many of them are in the right well,
+    which is another fraction than that of the Boltzmann distribution (``right_well_exact``).
+
     Args:
         x: Draws [nm] with shape=(n, 2).
         log_weights: Their log-weights with shape=(n,).
@@ -206,6 +215,20 @@ def judge_double_well(x: np.ndarray, log_weights: np.ndarray) -> dict[str, Any]:
         "family_wise_p": family_wise(z),
         "well_difference": {**difference._asdict(), "exact": exact},
     }
+
+
+def unweighted_z(judged: dict[str, Any]) -> float:
+    """Return by how many standard errors the wells' populations among draws without weights differ from the exact.
+
+    Their free-energy difference is a function of the population of one well, so that it is as far off. Draws are
+    independent: the standard error is that of a binomial distribution.
+
+    Args:
+        judged: What `judge_double_well` returned.
+    """
+    exact = float(judged["right_well_exact"])
+    stderr = math.sqrt(exact * (1.0 - exact) / int(judged["n_draws"]))
+    return (float(judged["right_well_of_draws"]) - exact) / stderr
 
 
 def plot_figure_2(columns: dict[str, np.ndarray], label: str) -> Figure:
@@ -235,7 +258,7 @@ def plot_figure_2(columns: dict[str, np.ndarray], label: str) -> Figure:
         style = {"fmt": "o", "markersize": 2.4, "elinewidth": 0.9, "color": COLOURS[1]}
         profile.errorbar(shown["x1"], shown["free_energy"], shown["stderr"], label=label, **style)
         profile.axhline(REACH, color="0.6", linewidth=0.8, linestyle=":")
-        profile.set(ylim=(-0.6, 16.0), yticks=np.arange(0, 16, 3), ylabel="free energy (kT)")
+        profile.set(ylim=(-0.6, 18.5), yticks=np.arange(0, 19, 3), ylabel="free energy (kT)")
         profile.tick_params(labelbottom=False)
         profile.legend(loc="upper center", fontsize=8)
         rest.axhspan(-0.05, 0.05, color="0.9", linewidth=0)
@@ -255,6 +278,9 @@ def plot_figure_2(columns: dict[str, np.ndarray], label: str) -> Figure:
 def plot_figure_3(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draw configurations and latents, coloured by the well.
 
+    Neither panel A nor D shows the Boltzmann distribution, of which the right well has 0.8 %: A shows training
+    data, of twice the temperature and half from either well, and D draws of the flow without their weights.
+
     Args:
         pairs: What the flow was trained on, and what it draws: each configurations [nm] and their latents.
     """
@@ -263,7 +289,7 @@ def plot_figure_3(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     def paint(x: np.ndarray) -> np.ndarray:
         return np.where(x[:, 0] > barrier, COLOURS[1], COLOURS[0])
 
-    figure = plot_spaces(pairs, paint, ((-4.2, 4.2), (-5.2, 6.4)), data="Monte Carlo samples")
+    figure = plot_spaces(pairs, paint, ((-4.2, 4.2), (-5.2, 6.4)), data="training data: T = 2, half per well")
     with_legend = figure.axes[0]
     for colour, label in ((COLOURS[0], "left well"), (COLOURS[1], "right well")):
         with_legend.scatter([], [], s=16, color=colour, label=label, linewidths=0)
@@ -279,7 +305,8 @@ def plot_spaces(
 ) -> Figure:
     """Draw samples, their latents, independent latents, and what these become: the four panels of figures 3 to 5.
 
-    Circles mark one, two and three standard deviations of the latents' normal distribution.
+    Draws are shown without weights. Circles mark one, two and three standard deviations of the latents' normal
+    distribution.
 
     Args:
         pairs: The samples, and draws of the flow: each configurations [nm] and their latents, with shape=(n, 2).
@@ -292,7 +319,7 @@ def plot_spaces(
         (x, x, data),
         (z, x, "their latents"),
         (prior, drawn, "independent normal latents"),
-        (drawn, drawn, "draws of the flow"),
+        (drawn, drawn, "draws of the flow, unweighted"),
     )
     with styled_figure((5.9, 5.7)) as figure:
         axes = figure.subplots(2, 2)
@@ -308,5 +335,5 @@ def plot_spaces(
                     radius * np.cos(angle), radius * np.sin(angle), color="black", linewidth=0.5, alpha=0.5
                 )
             ax.set_box_aspect(1)
-            ax.set_title(f"{letter}  {title}", loc="left")
+            ax.set_title(f"{letter}  {title}", loc="left", fontsize=9)
     return figure

@@ -15,7 +15,7 @@ from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_write_json, atomic_write_text, json_text, provenance
 from openmm_bg.generator import BoltzmannGenerator
 from openmm_bg.reproduction import mixture_results as results
-from openmm_bg.reproduction.mixture_equilibrium import Equilibrium, convergence, sample_equilibrium
+from openmm_bg.reproduction.mixture_equilibrium import Equilibrium, convergence, ladder, sample_equilibrium
 from openmm_bg.reproduction.mixture_flows import FIXED, judge, n_parameters, train_flow
 from openmm_bg.reproduction.mixture_settings import KINDS, WIDTHS, MixtureSettings
 from openmm_bg.systems.double_well_mixture import DoubleWellMixture, double_well_mixture
@@ -32,7 +32,9 @@ def run_mixture(
     """Remake figure 2 with its numbers, or go on where an earlier call was stopped.
 
     The directory gets ``d5`` and ``d20`` with samples, models and their figures, and after each round of trainings
-    ``figure_2.png`` and ``.svg``, ``mixture.csv`` with all curves and ``mixture.json`` with all numbers.
+    ``figure_2.png`` and ``.svg``, ``marginals.csv`` with the densities of panel A, ``mixture.csv`` with the curves
+    of panels B and C, ``differences.csv`` with those between flows, and ``mixture.json`` with all other numbers.
+    Samples that are already there (``equilibrium.npz``) are used, also if nothing else is.
 
     Args:
         output: The directory.
@@ -42,7 +44,7 @@ def run_mixture(
         say: Called with a line before each stage.
 
     Returns:
-        What ``mixture.json`` holds.
+        What ``mixture.json`` holds; its ``rows`` are the acceptance figures.
 
     Raises:
         InputError: If the directory holds the results of other settings.
@@ -58,8 +60,15 @@ def run_mixture(
 
 
 def rows(output: str | Path) -> list[dict[str, Any]]:
-    """Return the acceptance figures that `run_mixture` left in a directory."""
-    return json.loads((Path(output) / "mixture.json").read_text())["rows"]
+    """Return the acceptance figures that `run_mixture` left in a directory.
+
+    Raises:
+        InputError: If it left none.
+    """
+    path = Path(output) / "mixture.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {results.COMMAND} writes it.")
+    return json.loads(path.read_text())["rows"]
 
 
 class _Experiment:
@@ -70,29 +79,38 @@ class _Experiment:
     ) -> None:
         own = json.loads(json_text(dataclasses.asdict(settings) | {"widths": WIDTHS}))
         path = output / "settings.json"
-        if path.exists() and json.loads(path.read_text()) != own:
-            raise InputError(
-                f"{output} holds results of other settings; choose another directory or remove it."
-            )
-        atomic_write_json(path, own)
+        self._other = f"{output} holds results of other settings; choose another directory or remove it."
+        if path.exists():
+            known = json.loads(path.read_text()) == own
+        else:  # then only samples may be there
+            known = all(one.name.lstrip(".").startswith("equilibrium.") for one in output.glob("d*/*"))
+        if not known:
+            raise InputError(self._other)
         self.output, self.settings, self.progress, self.say = output, settings, progress, say
         self.toys: dict[int, DoubleWellMixture] = {d: double_well_mixture(d) for d in settings.equilibrium}
-        self.equilibrium: dict[int, Equilibrium] = {}
+        self.equilibrium = {d: self._loaded(d) for d in self.toys if self._samples(d).exists()}
+        atomic_write_json(path, own)
         self.judged: dict[tuple[int, str], list[dict[str, np.ndarray]]] = {}
         self.n_parameters: dict[str, int] = {}
         self.training_seconds: dict[str, float] = {}
         for dimension in self.toys:
-            self._sample(dimension)
+            if dimension not in self.equilibrium:
+                self._sample(dimension)
 
     def _sample(self, dimension: int) -> None:
-        path = self._folder(dimension) / "equilibrium.npz"
-        if not path.exists():
-            self.say(f"{dimension} dimensions: parallel tempering")
-            start = time.perf_counter()
-            found = sample_equilibrium(self.toys[dimension], self.settings.equilibrium[dimension])
-            found.save(path)
-            atomic_write_json(path.with_suffix(".json"), {"seconds": time.perf_counter() - start})
-        self.equilibrium[dimension] = Equilibrium.load(path)
+        self.say(f"{dimension} dimensions: parallel tempering")
+        path, start = self._samples(dimension), time.perf_counter()
+        sample_equilibrium(self.toys[dimension], self.settings.equilibrium[dimension]).save(path)
+        atomic_write_json(path.with_suffix(".json"), {"seconds": time.perf_counter() - start})
+        self.equilibrium[dimension] = self._loaded(dimension)
+
+    def _loaded(self, dimension: int) -> Equilibrium:
+        """Read samples, and refuse those that cannot be of these settings."""
+        found, own = Equilibrium.load(self._samples(dimension)), self.settings.equilibrium[dimension]
+        expected = (own.n_frames, len(ladder()), own.n_walkers, dimension)
+        if found.samples.shape != expected or len(found.training) != own.n_training:
+            raise InputError(self._other)
+        return found
 
     def train_and_judge(self, dimension: int, kind: str, seed: int) -> None:
         """Train a flow and judge it, or read what is there."""
@@ -113,20 +131,28 @@ class _Experiment:
         """Compare the flows that are there, draw and write."""
         settings = self.settings
         found: dict[str, Any] = {"rows": []}
-        table, panels = [], []
+        table, differences, panels = [], [], []
         for dimension, toy in self.toys.items():
             curves = self._curves(dimension)
             panels.append((toy, curves))
             table += results.curve_table(dimension, toy, curves)
+            differences += results.difference_table(dimension, curves)
             converged = convergence(toy, self.equilibrium[dimension])
             seed = settings.equilibrium[dimension].seed
             n_seeds = len(self.judged[dimension, KINDS[0]])
             found["rows"] += results.convergence_rows(dimension, converged, seed)
             found["rows"] += results.claim_rows(dimension, curves, list(settings.seeds[:n_seeds]))
-            found[f"parallel_tempering_{dimension}"] = converged
+            timed = self._samples(dimension).with_suffix(".json")
+            seconds = json.loads(timed.read_text())["seconds"] if timed.exists() else None
+            found[f"parallel_tempering_{dimension}"] = converged | {"seconds": seconds}
         marginals = self._marginals()
         self._draw(marginals, panels, n_seeds)
-        atomic_write_text(self.output / "mixture.csv", results.csv_text(table))
+        for name, lines in (
+            ("marginals", results.marginal_table(marginals)),
+            ("mixture", table),
+            ("differences", differences),
+        ):
+            atomic_write_text(self.output / f"{name}.csv", results.csv_text(lines))
         found |= {
             "n_seeds": n_seeds,
             "tighter_bounds": results.bound_table(self.judged),
@@ -160,6 +186,9 @@ class _Experiment:
 
     def _folder(self, dimension: int) -> Path:
         return self.output / f"d{dimension}"
+
+    def _samples(self, dimension: int) -> Path:
+        return self._folder(dimension) / "equilibrium.npz"
 
     def _model(self, dimension: int, kind: str, seed: int) -> Path:
         return self._folder(dimension) / f"{kind}_{seed}"

@@ -35,13 +35,15 @@ def deviation_from_law(
     return float(((difference - difference.median()).abs() / size).max())
 
 
-def latent_p_values(
+def sample_p_values(
     flow: Flow, ratio: float, n: int, seed: int, judged_at: float | None = None
 ) -> dict[str, Any]:
-    """Send samples at a temperature from Cartesian positions and momenta back to latents, and test each of these.
+    """Test samples at a temperature, from their Cartesian positions and momenta.
 
-    The density says what distribution latents have; the samples come from the inverse maps. Draws outside the
-    coordinates' domain have no positions and are left out, and counted: they truncate the distribution.
+    Two things make them those of the law. Their latents, found by sending them back, are normal with variance
+    T / T0 and uniform on circles; and their density depends on the latents by the base alone, so that twice its
+    logarithm, below that of the mode, has a chi-square distribution. The second fails for a flow whose
+    volume changes. Draws outside the coordinates' domain have no positions and are left out, and counted.
 
     Args:
         flow: The flow.
@@ -51,24 +53,31 @@ def latent_p_values(
         judged_at: T / T0 of the distribution that they are compared with; the same if not given.
 
     Returns:
-        The smallest p-value of the Kolmogorov-Smirnov tests times the number of latents (Bonferroni), at most 1,
-        and the fraction of draws outside the domain.
+        ``latents``: the smallest p-value of the latents' Kolmogorov-Smirnov tests times their number ``n_latents``
+        (Bonferroni), at most 1; ``density``: the p-value of that of the density; and ``outside``, the fraction of
+        draws outside the domain.
     """
     from scipy import stats
 
     generator = torch.Generator().manual_seed(seed)
     positions, momenta, _ = flow.joint_sample(n, ratio * flow.temperature, generator=generator)
     inside = torch.isfinite(positions).all(-1).all(-1)
+    positions, momenta = positions[inside], momenta[inside]
     with torch.no_grad():
-        state, _, _ = flow.state_of(positions[inside], momenta[inside])
+        state, _, _ = flow.state_of(positions, momenta)
         z = flow.exact().state_forward(state)[0].numpy()
-    width = math.sqrt(ratio if judged_at is None else judged_at)
+    log_q = flow.joint_log_prob(positions, momenta, ratio * flow.temperature).numpy()
+    variance = ratio if judged_at is None else judged_at
     smallest = 1.0
     for column, is_angle in zip(z.T, flow.circular.tolist(), strict=True):
-        u = (column + math.pi) / (2 * math.pi) if is_angle else stats.norm.cdf(column / width)
+        u = (column + math.pi) / (2 * math.pi) if is_angle else stats.norm.cdf(column / math.sqrt(variance))
         smallest = min(smallest, float(stats.kstest(u, "uniform").pvalue))
+    normal = z[:, ~flow.circular.numpy()]
+    mode = np.median(log_q + 0.5 * (normal**2).sum(1) / ratio)
+    found = 2.0 * (mode - log_q) * ratio / variance
     return {
-        "p": min(1.0, smallest * z.shape[1]),
+        "latents": min(1.0, smallest * z.shape[1]),
+        "density": float(stats.kstest(found, stats.chi2(normal.shape[1]).cdf).pvalue),
+        "n_latents": z.shape[1],
         "outside": float((~inside).double().mean()),
-        "latents": z.shape[1],
     }

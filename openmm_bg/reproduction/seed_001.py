@@ -1,11 +1,12 @@
-"""Seed 001 remade: the mixture of double wells (figure 2) and alanine dipeptide (figure 3)."""
+"""Figure 3 of seed 001 remade: alanine dipeptide."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from openmm_bg.reproduction.alanine_dipeptide import (
     model_path,
     run_simulations,
     run_training,
+    training_record,
 )
 
 PARTS = ("mixture", "alanine")
@@ -39,8 +41,8 @@ def run_alanine(
 ) -> list[dict[str, Any]]:
     """Remake figure 3 with its numbers, or go on where an earlier call was stopped.
 
-    The directory gets data, models, draws and chains, ``figure_3.png``, ``effective_sizes.png`` and ``.csv``, and
-    ``alanine.json`` with all numbers.
+    The directory gets data, models, draws and chains, ``figure_3.png`` with ``figure_3.csv`` (its curves),
+    ``effective_sizes.png`` and ``.csv``, and ``alanine.json`` with all numbers.
 
     Args:
         output: The directory.
@@ -56,18 +58,18 @@ def run_alanine(
     """
     settings = settings or AlanineSettings()
     _claim(output, settings)
-    start = time.perf_counter()
-    say("Dynamics at 600 K: training data, and the ground truth")
-    run_simulations(output, settings, progress=progress)
+    clock = _Clock(output / "seconds.json", say)
+    with clock.stage("Dynamics at 600 K: training data, and the ground truth"):
+        run_simulations(output, settings, progress=progress)
     for flow in FLOWS:
-        say(f"Training: {flow}")
-        run_training(output, flow, settings, progress=progress)
-    say("Samples of all flows at all temperatures")
-    table = results.effective_sizes(output, settings, progress=progress)
-    chains = run_chains(output, settings, progress=progress, say=say)
+        with clock.stage(f"Training: {flow}"):
+            run_training(output, flow, settings, progress=progress)
+    with clock.stage("Samples of all flows at all temperatures"):
+        table = results.effective_sizes(output, settings, progress=progress)
+    chains = run_chains(output, settings, clock, progress=progress)
     cold = draw(output, "tsf", COLD, settings.n_samples, settings.seed + 1)
     with_flow = {chain.name: chain for chain in chains[:2]}
-    rows, comparison = results.chain_rows(with_flow, cold, settings.seed)
+    rows, comparison = results.chain_rows(with_flow, chains[2], cold, settings.seed)
     rows = results.ess_rows(table, settings.seed) + rows
     say("Figures")
     _draw_figures(output, settings, table, chains)
@@ -84,7 +86,8 @@ def run_alanine(
             for temperature in (HOT, COLD)
             for way, weighted in (("unweighted", False), ("weighted", True))
         },
-        "seconds_of_this_call": round(time.perf_counter() - start, 1),
+        "models": {flow: training_record(output, flow) for flow in FLOWS},
+        "seconds": clock.seconds,
         "record": provenance(
             seed=settings.seed, settings=json.loads(json_text(dataclasses.asdict(settings)))
         ),
@@ -94,51 +97,65 @@ def run_alanine(
 
 
 def run_chains(
-    output: Path,
-    settings: AlanineSettings,
-    *,
-    progress: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    output: Path, settings: AlanineSettings, clock: _Clock, *, progress: bool = False
 ) -> list[Chain]:
     """Run the chains: latent Monte Carlo on five rungs, flow moves on two, and no flow with as many evaluations."""
     model = model_path(output, "tsf")
-    say("Parallel tempering of five rungs with the latent Monte Carlo move, in openmmtools")
-    latent = exchange_chain(
-        "PT with latent Monte Carlo",
-        model,
-        output / "latent.nc",
-        move="latent",
-        n_replicas=5,
-        n_iterations=settings.n_latent,
-        n_proposals=4,
-        n_steps=20,
-        seed=settings.seed + 2,
-        progress=progress,
-    )
-    say("Parallel tempering of two rungs with the flow move, in openmmtools")
-    flow = exchange_chain(
-        "PT with the flow move",
-        model,
-        output / "flow.nc",
-        move="flow",
-        n_replicas=2,
-        n_iterations=settings.n_flow,
-        n_proposals=16,
-        n_steps=20,
-        seed=settings.seed + 3,
-        progress=progress,
-    )
-    say("Parallel tempering of five rungs without a flow")
-    n_evaluations = latent.figures["energy_evaluations"]
-    plain = plain_chain(output / "plain.npz", n_evaluations, 5, settings.seed + 4, progress=progress)
+    common = {"n_steps": 20, "progress": progress}
+    with clock.stage("Parallel tempering of five rungs with the latent Monte Carlo move, in openmmtools"):
+        latent = exchange_chain(
+            "PT with latent Monte Carlo",
+            model,
+            output / "latent.nc",
+            move="latent",
+            n_replicas=5,
+            n_iterations=settings.n_latent,
+            n_proposals=4,
+            seed=settings.seed + 2,
+            **common,
+        )
+    with clock.stage("Parallel tempering of two rungs with the flow move, in openmmtools"):
+        flow = exchange_chain(
+            "PT with the flow move",
+            model,
+            output / "flow.nc",
+            move="flow",
+            n_replicas=2,
+            n_iterations=settings.n_flow,
+            n_proposals=16,
+            seed=settings.seed + 3,
+            **common,
+        )
+    with clock.stage("Parallel tempering of five rungs without a flow"):
+        n_evaluations = latent.figures["energy_evaluations"]
+        plain = plain_chain(output / "plain.npz", n_evaluations, 5, settings.seed + 4, progress=progress)
     return [latent, flow, plain]
+
+
+class _Clock:
+    """Adds up the seconds of each stage, over all calls, in a file."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path, self._say = path, say
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and time it, also if it is interrupted."""
+        self._say(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
+            atomic_write_json(self._path, self.seconds)
 
 
 def _draw_figures(
     output: Path, settings: AlanineSettings, table: list[dict[str, Any]], chains: list[Chain]
 ) -> None:
     from openmm_bg.plotting import save_figure
-    from openmm_bg.reproduction.alanine_figures import plot_effective_sizes, plot_figure_3
+    from openmm_bg.reproduction.alanine_figures import figure_3_csv, plot_effective_sizes, plot_figure_3
     from openmm_bg.training import load_data
 
     flow = {
@@ -158,9 +175,9 @@ def _draw_figures(
         ),
         COLD: results.reference(),
     }
-    save_figure(
-        plot_figure_3(flow, truth, [chain.ensemble() for chain in chains[:2]]), output / "figure_3.png"
-    )
+    with_flow = [chain.ensemble() for chain in chains[:2]]
+    save_figure(plot_figure_3(flow, truth, with_flow), output / "figure_3.png")
+    atomic_write_text(output / "figure_3.csv", figure_3_csv(flow, truth, with_flow))
     save_figure(plot_effective_sizes(table), output / "effective_sizes.png")
 
 

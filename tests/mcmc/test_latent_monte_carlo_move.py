@@ -15,6 +15,7 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from scipy import stats
 
 from openmm_bg import BoltzmannGenerator, mcmc
+from openmm_bg.exchange.record import _prefetched
 from openmm_bg.flows import SplineFlow
 from openmm_bg.geometry import wrap
 from openmm_bg.mcmc import LatentMonteCarloMove, registry
@@ -217,6 +218,29 @@ def test_batches_are_twice_as_long_as_the_wait_for_an_acceptance(oscillator_mode
     assert move._batch_size(1000) == 7  # tuning ends after its last proposal
     move.statistics = move.statistics | {"n_tuning_left": 0}
     assert move._batch_size(1000) == 256
+
+
+def test_the_expected_number_of_energies_is_that_of_prefetching(
+    oscillator_models: dict[str, Path], state: ThermodynamicState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's record knows only how many proposals were offered and accepted."""
+    move = LatentMonteCarloMove(
+        oscillator_models["spline"], n_proposals=6, step_size=1.5, displacement="random_walk", n_tuning=0
+    )
+    counted, exact = [], Target.reduced_energies
+
+    def count(self: Target, positions: torch.Tensor) -> np.ndarray:
+        counted.append(len(positions))
+        return exact(self, positions)
+
+    monkeypatch.setattr(Target, "reduced_energies", count)
+    current = at_rest()
+    for _ in range(200):
+        move.apply(state, current)
+    assert 0.15 < move.acceptance_fraction < 0.6
+    assert sum(counted) / 200 == pytest.approx(_prefetched(6, move.acceptance_fraction), rel=0.05)
+    assert _prefetched(4, 0.0) == pytest.approx(5, abs=0.02)  # one batch
+    assert _prefetched(4, 1.0) == 3 + 3 + 3 + 2  # batches of two, of which one is offered; the last is one
 
 
 # Tuning

@@ -163,7 +163,7 @@ def test_round_trips_are_counted_from_the_lowest_temperature() -> None:
         replicas = np.array([{0: [0, 1, 2], 1: [1, 0, 2], 2: [2, 1, 0]}[s] for s in states_of_replica_0])
         rest = np.zeros(0)
         return ExchangeRecord(
-            rest, np.zeros((len(replicas), 3, 1, 3)), rest, replicas, rest, rest, rest, rest, {}
+            rest, np.zeros((len(replicas), 3, 1, 3)), rest, replicas, rest, rest, rest, rest, rest, {}
         )
 
     # Replica 2 is at the highest temperature but when replica 0 is: only replica 0 can make round trips

@@ -83,10 +83,24 @@ def chain(name, shift=0.0, walkers=64):
     return Chain(name, torsions.phi + shift, torsions.psi, own.potential_energy, walkers, {})
 
 
+def with_a_hole():
+    """A tenth of the reference's frames, less those of one bin with 3 % of them."""
+    own = results.reference()
+    torsions, few = own.ramachandran, np.arange(len(own.potential_energy)) % 10 == 0
+    probability, edges = np.histogram(np.degrees(torsions.phi), np.arange(-180, 181, 10))
+    k = int(np.abs(probability / len(torsions.phi) - 0.03).argmin())
+    few &= ~((np.degrees(torsions.phi) >= edges[k]) & (np.degrees(torsions.phi) < edges[k + 1]))
+    return Chain("hole", torsions.phi[few], torsions.psi[few], own.potential_energy[few], 1, {})
+
+
 def test_chains_are_compared_with_the_reference():
     biased = harmonic_draws(300.0, n=20_000)
-    rows, comparison = results.chain_rows({"right": chain("right"), "wrong": chain("wrong", 0.3)}, biased, 0)
+    chains = {"right": chain("right"), "wrong": chain("wrong", 0.3), "never there": with_a_hole()}
+    rows, comparison = results.chain_rows(chains, chain("plain"), biased, 0)
     verdict = {row["line"]: row["holds"] for row in rows}
+    assert {row["line"].startswith("plain") for row in rows if row.get("finding")} == {True}
+    hole = {line: ok for line, ok in verdict.items() if line.startswith("never there: phi histogram")}
+    assert list(hole.values()) == [False]
     assert verdict["right: P(phi > 0) at 300 K, difference from the reference in standard errors"]
     assert [ok for line, ok in verdict.items() if line.startswith("right: phi histogram")] == [True]
     assert [ok for line, ok in verdict.items() if line.startswith("wrong: phi histogram")] == [False]

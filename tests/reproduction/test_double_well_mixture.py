@@ -8,15 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from openmm_bg import systems
 from openmm_bg.errors import InputError
 from openmm_bg.flows import RealNVP, TemperatureSteerableFlow
 from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.reproduction import double_well_mixture
 from openmm_bg.reproduction.double_well_mixture import rows, run_mixture
 from openmm_bg.reproduction.mixture_equilibrium import CHECKED, EquilibriumSettings, ladder, split_r_hat
 from openmm_bg.reproduction.mixture_flows import evaluated, excess, marginal_excess, n_parameters
-from openmm_bg.reproduction.mixture_results import claim_rows, difference
+from openmm_bg.reproduction.mixture_results import claim_rows, difference, difference_table
 from openmm_bg.reproduction.mixture_settings import KINDS, MixtureSettings
 from openmm_bg.systems.toy_system import UNIT_TEMPERATURE as T
 from openmm_bg.training import TrainingSettings
@@ -44,12 +46,20 @@ def test_run(tmp_path):
     assert rows(output) == summary["rows"]
     for row in rows(output):
         assert set(row) - {"finding"} == {"line", "value", "stderr", "bound", "holds", "command", "seed"}
-    # 11 figures of the parallel tempering; two TSFs, two baselines and five temperatures.
-    assert len(rows(output)) == 11 + 2 * 2 * 5
-    with (output / "mixture.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert len(table) == 4 * len(evaluated())
-    assert {"dimension", "curve", "temperature", "nll", "excess_seed_1"} <= table[0].keys()
+    # 11 figures of the parallel tempering; two TSFs, two baselines, five temperatures and a verdict on all.
+    assert len(rows(output)) == 11 + 2 * 2 * (5 + 1)
+    tables = {}
+    for name in ("mixture", "differences", "marginals"):
+        with (output / f"{name}.csv").open() as file:
+            tables[name] = list(csv.DictReader(file))
+    assert len(tables["mixture"]) == len(tables["differences"]) == 4 * len(evaluated())
+    assert {"dimension", "curve", "temperature", "nll", "excess_seed_1"} <= tables["mixture"][0].keys()
+    assert {"baseline", "value", "stderr", "quantile", "below"} <= tables["differences"][0].keys()
+    assert len(tables["marginals"]) == 5 * 80
+    for name in ("exact", "tempered", "unweighted", "weighted"):
+        assert float(tables["marginals"][40][name]) >= 0
+        mass = sum((float(row["to"]) - float(row["from"])) * float(row[name]) for row in tables["marginals"])
+        assert mass == pytest.approx(5, rel=1e-3)
     for name in ("figure_2.png", "figure_2.svg"):
         assert (output / name).stat().st_size > 0
 
@@ -65,6 +75,34 @@ def test_run(tmp_path):
         run_mixture(output, dataclasses.replace(TINY, n_samples=300))
     model = BoltzmannGenerator.load(lost)
     assert summary["n_parameters"]["d=5, tsf"] == n_parameters(model.flow)
+
+    # Without its settings, results are refused; samples alone are used.
+    (output / "settings.json").unlink()
+    with pytest.raises(InputError, match="other settings"):
+        run_mixture(output, TINY)
+    alone, lines = tmp_path / "alone", []
+    (alone / "d5").mkdir(parents=True)
+    for name in ("equilibrium.npz", "equilibrium.json"):
+        shutil.copy(output / "d5" / name, alone / "d5")
+    experiment = double_well_mixture._Experiment(alone, TINY, False, lines.append)
+    assert not lines  # no parallel tempering
+    assert experiment.equilibrium[5].samples.shape == (4, 100, 4, 5)
+    assert json.loads((alone / "settings.json").read_text())["seeds"] == [0, 1]
+    (alone / "settings.json").unlink()
+    for other in ({"n_walkers": 8}, {"n_training": 300}, {"n_frames": 5}):
+        own = {5: dataclasses.replace(TINY.equilibrium[5], **other)}
+        with pytest.raises(InputError, match="other settings"):
+            run_mixture(alone, dataclasses.replace(TINY, equilibrium=own))
+
+
+def test_rows_of_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"mixture\.json is missing; python scripts.* writes it\.") as error:
+        rows(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_conditioners_have_the_three_hidden_layers_of_the_seeds():
+    assert MixtureSettings().training.n_hidden == 3
 
 
 @pytest.mark.parametrize("dimension", [5, 20])
@@ -141,31 +179,75 @@ def test_ladder():
     assert all(np.isclose(temperatures[evaluated()], t).sum() == 1 for t in CHECKED)
 
 
-def test_difference_has_the_errors_of_trainings_and_of_samples(rng):
+@pytest.mark.parametrize("scatter", [0.1, 1.0])  # small and large beside the samples' 0.125
+def test_difference_has_the_errors_of_trainings_and_of_samples(rng, scatter):
     truth, n = -0.3, 4000
     found = []
     for _ in range(n):
-        trainings, samples = 0.1 * rng.standard_normal((2, 3, 1)), rng.standard_normal((1, 16))
+        trainings, samples = scatter * rng.standard_normal((2, 3, 1)), rng.standard_normal((1, 16))
         a, b = trainings[0] + samples + truth, trainings[1] + 0.5 * samples
         found.append(difference(a, b))
-    values, errors = np.array(found).T
-    assert values.mean() == pytest.approx(truth, abs=0.02)
+    values, errors, quantiles = np.array(found).T
+    assert values.mean() == pytest.approx(truth, abs=0.05)
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.05)
+    # Chance exceeds the quantile hardly more often than it is said to, but two standard errors much more often.
+    beyond = (values - truth) / errors
+    assert 0.01 < np.mean(beyond < -quantiles) < 0.032
+    assert (np.mean(beyond < -2) > 0.05) == (scatter == 1.0)
+
+
+def test_quantile_is_that_of_the_error_that_dominates():
+    rng = np.random.default_rng(0)
+    trainings, samples = rng.standard_normal((2, 3, 1)), rng.standard_normal((2, 3, 1000))
+    # The seeds' means of b are the same: two degrees of freedom.
+    few = difference(trainings[0] + np.zeros((3, 1000)), np.zeros((3, 1000)))
+    assert few.quantile == pytest.approx(stats.t.isf(0.02275, 2), rel=1e-9)
+    assert few.quantile > 4.5
+    many = difference(samples[0, :1], samples[1, :1])  # one training: the samples' scatter alone
+    assert many.quantile == pytest.approx(2.0, abs=0.01)
+
+
+def curves_of(shift, noise=0.01):
+    """Curves of which the first TSF is shifted, with shape=(n_seeds, n_evaluated, n_walkers) each."""
+    scatter = noise * np.random.default_rng(0).standard_normal((4, 3, len(evaluated()), 16))
+    names = ("tsf-affine", "realnvp", "realnvp-fixed", "tsf")
+    return {name: scatter[k] + 1.0 + (k == 0) * shift for k, name in enumerate(names)}
 
 
 def test_claims_are_judged():
     """A TSF that is lower everywhere, and a spline TSF that equals the baselines."""
-    noise = 0.01 * np.random.default_rng(0).standard_normal((4, 3, len(evaluated()), 16))
-    names = ("tsf-affine", "realnvp", "realnvp-fixed", "tsf")
-    curves = {name: noise[k] + 1.0 - (k == 0) for k, name in enumerate(names)}
+    curves = curves_of(-1.0)
     found = claim_rows(5, curves, [0, 1, 2])
-    assert [row["holds"] for row in found] == 2 * [True, True, False, True, True] + 2 * [
-        False,
-        False,
-        True,
-        False,
-        False,
-    ]
+    lower, equal = [True, True, False, True, True, True], [False, False, True, False, False, False]
+    assert [row["holds"] for row in found] == 2 * lower + 2 * equal
+    assert [row["holds"] for row in claim_rows(20, curves, [0, 1, 2])] == 2 * 6 * [True] + 2 * 6 * [False]
+    noisy = claim_rows(5, curves_of(-1.0, noise=0.5), [0, 1, 2])
+    assert noisy[0]["stderr"] > 0.05
+    assert not noisy[2]["holds"]
+    assert not noisy[14]["holds"]  # equality needs small errors
+
+
+def test_verdicts_are_about_all_temperatures_away_from_the_training():
+    temperatures = ladder()[evaluated()]
+    away = (temperatures <= 0.7) | (temperatures >= 1.4)
+
+    def verdicts(dimension, shift):
+        curves = curves_of(shift[:, None])
+        found = claim_rows(dimension, curves, [0, 1, 2])
+        assert sum(row["below"] for row in difference_table(dimension, curves)) >= 2 * (shift < 0).sum()
+        return [row for row in found if "part of" in row["line"]]
+
+    found = verdicts(5, np.where(away, -1.0, 1.0))
+    assert [row["value"] for row in found[:2]] == [1.0, 1.0]
+    assert all(row["finding"] and row["holds"] for row in found[:2])
+    assert f"T <= 0.7 or T >= 1.4: part of {away.sum()} temperatures" in found[0]["line"]
+    found = verdicts(20, np.where(away, -1.0, 1.0))
+    assert not found[0]["holds"]
+    assert found[0]["value"] == pytest.approx(away.mean())
+    assert "every T" in found[0]["line"]
+    assert verdicts(20, np.full(len(away), -1.0))[0]["holds"]
+    once = np.where(np.arange(len(away)) == 0, 1.0, -1.0)
+    assert not verdicts(5, once)[0]["holds"]
 
 
 def test_split_r_hat(rng):

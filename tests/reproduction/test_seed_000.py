@@ -65,9 +65,13 @@ def test_everything_is_made_and_only_once(tmp_path, monkeypatch):
     assert table[0] == "x1,exact,free_energy,stderr,draws"
     assert len(table) == len(well.EDGES)
     assert len(list((tmp_path / "double_well" / "widened").iterdir())) == 4
-    assert len(found) == 13
     keys = {"line", "value", "stderr", "bound", "holds", "command", "seed"}
-    assert all(row.keys() == keys for row in found)
+    assert all(row.keys() - {"finding"} == keys for row in found)
+    assert [row.get("finding", False) for row in found] == 12 * [False] + 12 * [True]
+    assert all("spline flow, more samples; 300 to train on" in row["line"] for row in found[5:12])
+    assert all("RealNVP as in the seed; 300 to train on" in row["line"] for row in found[17:])
+    assert "(2,000 draws, variance of the base times 2)" in found[0]["line"]
+    assert "(500 draws, base as trained, figure 3)" in found[12]["line"]
     assert not all(row["holds"] for row in found)  # forty steps are not enough
     numbers = json.loads((tmp_path / "harmonic_oscillator.json").read_text())
     assert set(numbers["flows"]) == {"untrained", "realnvp", "spline"}
@@ -75,14 +79,78 @@ def test_everything_is_made_and_only_once(tmp_path, monkeypatch):
         numbers["flows"]["spline"]["divergence"]["value"]
         < numbers["flows"]["untrained"]["divergence"]["value"]
     )
-    # Without its results an experiment is judged again, but neither trained nor drawn again.
-    (tmp_path / "double_well.json").unlink()
+    # Without their results experiments are concluded and drawn anew, but neither trained nor sampled again.
+    for name in ("double_well.json", "harmonic_oscillator.json", "figure_3.png", "figure_5.png"):
+        (tmp_path / name).unlink()
     for module, name in ((well, "train"), (oscillator, "train"), (oscillator, "divergence")):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(seed_000.BoltzmannGenerator, "sample", None)
     assert reproduce(tmp_path, tiny()) == found == rows(tmp_path)
+    assert (tmp_path / "figure_3.png").exists()
+    assert (tmp_path / "figure_5.png").exists()
     with pytest.raises(InputError, match="other settings"):
         reproduce(tmp_path, tiny(seed=1))
+
+
+def judged_well(right_well_of_draws: float) -> dict:
+    """Numbers of the double well as a run writes them, with a fraction of the draws in the right well."""
+    exact = 0.0081
+    return {
+        "widening": 2.0,
+        "n_draws": 1_000_000,
+        "right_well_of_draws": right_well_of_draws,
+        "right_well_exact": exact,
+        "largest_stderr": 0.01,
+        "largest_deviation": "inf",  # a bin without draws
+        "family_wise_p": 0.5,
+        "well_difference": {"value": 4.8, "stderr": 0.005, "exact": 4.81},
+    }
+
+
+def judged_flow(**changes) -> dict:
+    """Numbers of a flow of the oscillator, as the first version of the judging wrote them."""
+    test = {"distance": 0.01, "weighted_p": 0.4, "control_longer_box_p": 0.0002}
+    test |= {"control_without_weights_p": 0.5}  # of a flow that is good
+    return {
+        "label": "a flow",
+        "n_training": 51200,
+        "divergence": {"value": 0.01, "stderr": 0.001},
+        "x1": test | changes,
+        "x2": test,
+    }
+
+
+def test_rows_judge_conditions_and_findings(tmp_path):
+    record = {"seed": 0}
+    wells = {"plain": judged_well(0.0081), "widened": judged_well(0.3), "record": record}
+    flows = {"realnvp": judged_flow(weighted_p=0.001, label="other"), "spline": judged_flow()}
+    (tmp_path / "double_well.json").write_text(json.dumps(wells))
+    (tmp_path / "harmonic_oscillator.json").write_text(json.dumps({"flows": flows, "record": record}))
+    found = rows(tmp_path)
+    conditions, findings = found[:12], found[12:]
+    assert not any("finding" in row for row in conditions)
+    assert all(row["finding"] for row in findings)
+    # A good flow fails nothing, whatever its draws are worth without weights.
+    assert [row["holds"] for row in conditions[5:]] == 7 * [True]
+    assert not conditions[1]["holds"]
+    assert conditions[1]["value"] == np.inf
+    controls = [row for row in found if "control without weights" in row["line"]]
+    assert [row["holds"] for row in controls] == [True, False]
+    assert controls[1]["value"] == 0.0
+    assert sum(row["holds"] for row in findings[5:]) == 6
+
+
+def test_unweighted_draws_are_told_from_exact_ones(rng):
+    n, exact = 1_000_000, judged_well(0.0)["right_well_exact"]
+    z = [well.unweighted_z(judged_well(k / n)) for k in rng.binomial(n, exact, 2000)]
+    assert stats.kstest(z, "norm").statistic < 0.04
+    assert well.unweighted_z(judged_well(0.5)) > 5
+    # The free-energy difference of the wells is off by as many of its own standard errors.
+    p = exact + 3 * np.sqrt(exact * (1 - exact) / n)
+    off = np.log(p / (1 - p)) - np.log(exact / (1 - exact))
+    assert off * np.sqrt(n * exact * (1 - exact)) == pytest.approx(
+        well.unweighted_z(judged_well(p)), rel=0.05
+    )
 
 
 @pytest.mark.usefixtures("fast")
@@ -206,6 +274,7 @@ def test_perfect_draws_of_the_oscillator_pass_and_the_controls_do_not():
     for name in ("x1", "x2"):
         assert judged[name]["distance"] < 0.005
         assert judged[name]["weighted_p"] > 0.01
+        assert judged[name]["unweighted_p"] > 0.01  # which is no control, therefore
         assert judged[name]["control_longer_box_p"] < 0.01
 
 
@@ -260,8 +329,12 @@ def test_the_script_prints_what_holds_and_survives_an_interruption(tmp_path, mon
     rows = [
         {"line": "a line", "value": 0.0123, "bound": "<= 0.02", "holds": holds} for holds in (True, False)
     ]
-    monkeypatch.setattr(seed_000, "reproduce", lambda *arguments, **options: rows)
+    findings = [rows[0], {**rows[1], "finding": True}]
+    monkeypatch.setattr(seed_000, "reproduce", lambda *arguments, **options: findings)
     monkeypatch.setattr(sys, "argv", ["reproduce_seed_000.py", "--output", str(tmp_path)])
+    assert script() == 0
+    assert "0.0123  <= 0.02  no" in capsys.readouterr().out
+    monkeypatch.setattr(seed_000, "reproduce", lambda *arguments, **options: rows)
     assert script() == 1
     assert "0.0123  <= 0.02  NO" in capsys.readouterr().out
 

@@ -74,6 +74,14 @@ def test_names():
         systems.load("chignolin2")
 
 
+@pytest.mark.parametrize("name", ["double_well", "double_well_mixture", "harmonic_oscillator"])
+def test_names_of_toys_lead_to_their_functions(name):
+    with pytest.raises(InputError, match=rf"Toy systems are made by functions .*\b{name}\(\)") as error:
+        systems.load(name)
+    assert "\n" not in str(error.value)
+    assert name in systems.__all__
+
+
 def test_frozen(alanine):
     with pytest.raises(dataclasses.FrozenInstanceError):
         alanine.temperature = 310.0

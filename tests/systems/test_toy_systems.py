@@ -272,6 +272,30 @@ def test_hard_walls(toys, reference_energies_and_forces):
     assert toy.energy([[np.nan, 0.0]])[0] == toy.energy([[1.0, np.nan]])[0] == np.inf
 
 
+def test_walls_exert_no_force_so_that_dynamics_leave_the_box(toys, reference_energies_and_forces):
+    """What the oscillator's docstring says: it is for Monte Carlo moves only."""
+    toy = toys["oscillator"]
+    x = np.array([[-0.5, 0.3], [1e-9, 0.3], [4.0 - 1e-9, 3.0], [5.0, 4.0]])
+    energies, forces = reference_energies_and_forces(toy.molecule.system, toy.to_positions(x))
+    np.testing.assert_array_equal(np.isposinf(energies), [True, False, False, True])
+    spring = 2 * toy.k * (x[:, 1] - x[:, 0])
+    np.testing.assert_allclose(toy.from_positions(forces), np.stack([spring, -spring], axis=1), atol=1e-12)
+    integrator = openmm.LangevinMiddleIntegrator(T * unit.kelvin, 1.0, 0.01)
+    integrator.setRandomNumberSeed(1)
+    context = openmm.Context(toy.molecule.system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(toy.molecule.positions)
+    context.setVelocitiesToTemperature(T * unit.kelvin, 1)
+    outside, infinite = [], []
+    for _ in range(200):
+        integrator.step(50)
+        state = context.getState(positions=True, energy=True)
+        x1 = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)[0, 0]
+        outside.append(not 0 <= x1 <= toy.length)
+        infinite.append(np.isposinf(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)))
+    assert infinite == outside
+    assert np.mean(outside) > 0.1
+
+
 def test_dynamics_run(toys):
     """The systems serve OpenMM's integrators as they are."""
     system = toys["mixture, 5"].molecule.system
