@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,11 @@ from openmm_bg.files import atomic_write_json
 from openmm_bg.reproduction.verification import CHECKS, Sources, failed
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def read(output: Path) -> list[dict[str, Any]]:
+    """Return the rows that there are."""
+    return json.loads(output.read_text()) if output.exists() else []
 
 
 def main() -> int:
@@ -36,9 +42,9 @@ def main() -> int:
     torch.set_num_threads(1)  # the networks are small
     sources = Sources(arguments.seed_000, arguments.seed_001, RESULTS, arguments.work, arguments.chains)
     output = RESULTS / "seeds.json"
-    rows = json.loads(output.read_text()) if output.exists() else []
     missing = 0
     for name in arguments.only or arguments.redo or CHECKS:
+        rows = read(output)
         if any(row["check"] == name for row in rows) and name not in arguments.redo:
             continue
         try:
@@ -47,8 +53,9 @@ def main() -> int:
             print(f"{name}: {error}", file=sys.stderr)
             missing += 1
             continue
-        rows = [row for row in rows if row["check"] != name] + found
+        rows = [row for row in read(output) if row["check"] != name] + found
         atomic_write_json(output, rows)
+    rows = read(output)
     for row in rows:
         mark = (
             "ok  "

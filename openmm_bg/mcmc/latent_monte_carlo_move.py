@@ -91,6 +91,7 @@ class LatentMonteCarloMove(ProposalMove):
         InputError: If another argument cannot be used.
     """
 
+    # The step size is a setting that tuning changes, so it is among the statistics.
     _SETTINGS: ClassVar = (*ProposalMove._SETTINGS, "displacement", "target_acceptance", "n_tuning")
     _STATISTICS: ClassVar = {**ProposalMove._STATISTICS, "step_size": float, "n_tuning_left": int}
 

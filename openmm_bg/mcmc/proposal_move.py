@@ -220,8 +220,9 @@ class ProposalMove(MCMCMove):
         registry.verify(self._path, self._hash)
 
     def __repr__(self) -> str:
-        """Return the call that makes this move."""
-        return f"{type(self).__name__}({self._path!r}, n_proposals={self.n_proposals})"
+        """Return the call that makes a move of these settings."""
+        settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._SETTINGS)
+        return f"{type(self).__name__}({self._path!r}{settings})"
 
 
 def _warn_once(key: tuple[str, ...], message: str) -> None:

@@ -182,7 +182,7 @@ _RARE = 3e-4  # of a bin in the reference: such bins are left out
 def _histogram_row(name: str, found: Ramachandran) -> dict[str, Any]:
     """Compare the phi histogram with the reference's, wherever the reference has some probability.
 
-    A bin that was never visited has no error of its own; it gets that of independent frames, times the typical ratio
+    A bin that was never visited has no error of its own; it gets that of independent frames, times the usual ratio
     of the two in the other bins.
     """
     bins = [Basin(edges, (-180.0, 180.0)) for edges in itertools.pairwise(_EDGES)]
