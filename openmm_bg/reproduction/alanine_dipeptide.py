@@ -65,7 +65,7 @@ class AlanineSettings:
     n_samples: int = 1_000_000
     n_curve: int = 100_000
     temperatures: tuple[float, ...] = (350.0, 400.0, 450.0, 500.0, 550.0)
-    n_latent: int = 9000
+    n_latent: int = 7500
     n_flow: int = 8000
     seed: int = 0
 
