@@ -81,7 +81,7 @@ def balance_tests() -> dict[str, BalanceTest]:
         ),
         "mixture in 5 dimensions": BalanceTest(
             mixture,
-            ("tsf-affine",),
+            ("tsf",),
             1000,
             lambda x: {
                 f"y{k + 1}": mixture.well_cdf(mixture.to_wells(x)[:, k], at, k)

@@ -45,11 +45,12 @@ def plot_figure_2(
             column[0].set_title(f"{toy.dimension} dimensions")
             column[0].text(-0.1, 1.04, letter, transform=column[0].transAxes, weight="bold", fontsize=11)
         axes[0, 0].set_ylabel("NLL (nats)")
-        axes[1, 0].set_ylabel("NLL less the exact entropy (nats)")
+        axes[1, 0].set_ylabel("NLL less entropy (nats)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         lower.legend(handles, labels, loc="outside lower center", ncols=3)
         bands = "bands: one standard error" if n_seeds > 1 else "one training"
-        lower.supxlabel(f"temperature (trained at T = 1; {bands})", fontsize=10)
+        for ax in axes[1]:
+            ax.set_xlabel(f"temperature (trained at T = 1; {bands})")
     return figure
 
 
@@ -59,8 +60,8 @@ def _plot_marginals(figure: Any, marginals: dict[str, Any]) -> None:
         edges = marginals["edges"][k]
         ax.stairs(marginals["exact"][k], edges, fill=True, color="#cccccc", label="exact")
         ax.stairs(marginals["tempered"][k], edges, color="black", lw=0.8, label="parallel tempering")
-        ax.stairs(marginals["unweighted"][k], edges, color=COLOURS[0], lw=1.2, label="TSF")
-        ax.stairs(marginals["weighted"][k], edges, color=COLOURS[1], lw=0.8, ls="--", label="TSF, weighted")
+        ax.stairs(marginals["unweighted"][k], edges, color=COLOURS[0], lw=1.2, label="TSF as published")
+        ax.stairs(marginals["weighted"][k], edges, color=COLOURS[1], lw=0.8, ls="--", label="the same, weighted")
         ax.set(xlabel=f"$x_{k + 1}$ (nm)", yticks=[], xlim=(-2.9, 2.9), xticks=(-2, 0, 2))
         ax.spines[["top", "right", "left"]].set_visible(False)
     axes[0].set_ylabel("density")
