@@ -114,7 +114,7 @@ def check_balance(sources: Sources) -> Iterator[dict[str, Any]]:
                 for kind, p in found["pooled"].items():
                     yield _row(f"{where}: {kind}, p of all chains", p, ">=", _LEVEL)
                 smallest = min(broken["pooled"].values())
-                yield _row(f"control, {where}: wrong ratio, smallest p", smallest, "<", _CONTROL)
+                yield _row(f"control, {where}: wrong ratio, smallest p", smallest, "<", _LEVEL)
 
 
 def _judged_moves(
