@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= demo
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -21,8 +22,9 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python scripts/train_600K_sample_300K.py --output $(OUTPUT)
 
+# Two processes: on a machine with more cores, give their number.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(BIN)/ruff
 	$(BIN)/ruff check

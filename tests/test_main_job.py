@@ -40,7 +40,8 @@ def test_main_job(tmp_path):
         assert {"value", "stderr", "z", "agrees"} <= summary["figures_300K"][figure]["chain"].keys()
     evaluations = summary["n_energy_evaluations_by_stage"]
     assert evaluations["sampling"] == 800
-    assert evaluations["exchange"] == 12 * 2 * (100 + 1) + 12 * 2 * (4 + 1) + 12 * 2
+    # Steps and the end of the dynamics; proposals, the configuration before them and the end; the exchange.
+    assert evaluations["exchange"] == 12 * 2 * ((100 + 1) + (4 + 1 + 1) + 1)
     for name in (
         "ramachandran.png",
         "ramachandran.svg",

@@ -108,7 +108,8 @@ def _energies(ax: Axes, flow: dict[float, Ensemble], truth: dict[float, Ensemble
             colour = "black" if style == "--" else COLOURS[k]
             ax.stairs(heights, edges, color=colour, ls=style, label=f"{label}, {temperature:g} K")
     ax.set(xlabel="potential energy (kJ/mol)", ylabel="density (mol/kJ)", title="energies")
-    ax.legend(fontsize=7)
+    ax.set_ylim(0.0, 1.4 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(fontsize=7, loc="upper right")
 
 
 def _molecule(ax: Axes) -> None:

@@ -61,7 +61,9 @@ def _plot_marginals(figure: Any, marginals: dict[str, Any]) -> None:
         ax.stairs(marginals["exact"][k], edges, fill=True, color="#cccccc", label="exact")
         ax.stairs(marginals["tempered"][k], edges, color="black", lw=0.8, label="parallel tempering")
         ax.stairs(marginals["unweighted"][k], edges, color=COLOURS[0], lw=1.2, label="TSF as published")
-        ax.stairs(marginals["weighted"][k], edges, color=COLOURS[1], lw=0.8, ls="--", label="the same, weighted")
+        ax.stairs(
+            marginals["weighted"][k], edges, color=COLOURS[1], lw=0.8, ls="--", label="the same, weighted"
+        )
         ax.set(xlabel=f"$x_{k + 1}$ (nm)", yticks=[], xlim=(-2.9, 2.9), xticks=(-2, 0, 2))
         ax.spines[["top", "right", "left"]].set_visible(False)
     axes[0].set_ylabel("density")
