@@ -58,7 +58,7 @@ def check_seed_000(sources: Sources) -> Iterator[dict[str, Any]]:
 
 def check_mixture(sources: Sources) -> Iterator[dict[str, Any]]:
     """Collect the rows of the double-well mixture."""
-    files = ("mixture.json", "mixture.csv")
+    files = ("mixture.json", "mixture.csv", "marginals.csv", "differences.csv")
     yield from double_well_mixture.rows(sources.publish(sources.seed_001 / "mixture", "seed_001", files))
 
 
