@@ -35,6 +35,8 @@ def plot_figure_2(
         systems: The systems of panels B and C, with their curves.
         n_seeds: How many trainings the bands are of.
     """
+    from matplotlib.patches import Patch
+
     with styled_figure((7.4, 7.6)) as figure:
         upper, lower = figure.subfigures(2, 1, height_ratios=(1.0, 2.6))
         _plot_marginals(upper, marginals)
@@ -46,11 +48,12 @@ def plot_figure_2(
             column[0].text(-0.1, 1.04, letter, transform=column[0].transAxes, weight="bold", fontsize=11)
         axes[0, 0].set_ylabel("NLL (nats)")
         axes[1, 0].set_ylabel("NLL less entropy (nats)")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        lower.legend(handles, labels, loc="outside lower center", ncols=3)
-        bands = "bands: one standard error" if n_seeds > 1 else "one training"
+        handles, _ = axes[0, 0].get_legend_handles_labels()
         for ax in axes[1]:
-            ax.set_xlabel(f"temperature (trained at T = 1; {bands})")
+            ax.set_xlabel("temperature (trained at T = 1)")
+        bands = "one standard error" if n_seeds > 1 else "that of samples only: one training"
+        handles.append(Patch(color="0.8", label=bands))
+        lower.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
