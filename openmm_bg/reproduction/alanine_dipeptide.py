@@ -78,7 +78,7 @@ class AlanineSettings:
             n_samples=20_000,
             n_curve=5_000,
             temperatures=(450.0,),
-            n_latent=150,
+            n_latent=350,  # of which 250 tune the step size
             n_flow=100,
             seed=seed,
         )
