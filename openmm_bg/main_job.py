@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +13,10 @@ import numpy as np
 
 from openmm_bg.analysis import Ramachandran, torsion_angles, total_variation, total_variation_floor
 from openmm_bg.comparison import Ensemble, compare
-from openmm_bg.errors import InputError
-from openmm_bg.files import atomic_write_json, json_text, provenance
+from openmm_bg.files import atomic_write_json, provenance
 from openmm_bg.reference import load_reference
 from openmm_bg.simulation import SimulationSettings, simulate
+from openmm_bg.stages import Stages
 from openmm_bg.training import TrainingSettings, load_data, train
 
 if TYPE_CHECKING:
@@ -94,36 +92,16 @@ class _MainJob:
     ) -> None:
         from openmm_bg.systems import load
 
-        self.output, self.settings, self.progress, self.say = output, settings, progress, say
+        self.output, self.settings, self.progress = output, settings, progress
         self.system = load(settings.system)
         self.reference = load_reference(settings.system, settings.target_temperature)
-        identity = json.loads(json_text(dataclasses.asdict(settings)))
-        self._stages = output / "stages.json"
-        self.state: dict[str, Any] = {"settings": identity, "wall_seconds": {}}
-        if self._stages.exists():
-            self.state = json.loads(self._stages.read_text())
-            if self.state["settings"] != identity:
-                raise InputError(
-                    f"{output} holds a job with other settings; choose another output directory or remove it."
-                )
-
-    @contextmanager
-    def _stage(self, name: str, line: str) -> Iterator[None]:
-        """Time a stage; the time of one that was interrupted counts too."""
-        self.say(line)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = self.state["wall_seconds"]
-            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 2)
-            atomic_write_json(self._stages, self.state)
+        self.stages = Stages(output, dataclasses.asdict(settings), say)
 
     def simulate(self) -> Path:
         """Run the simulation."""
         directory, settings = self.output / "data", self.settings.simulation
         if not (directory / "trajectory.h5").exists():
-            with self._stage("simulate", f"1/4  Molecular dynamics at {settings.temperature:g} K"):
+            with self.stages.stage("simulate", f"1/4  Molecular dynamics at {settings.temperature:g} K"):
                 simulate(self.system, directory, settings, progress=self.progress)
         return directory
 
@@ -131,7 +109,7 @@ class _MainJob:
         """Train the flow."""
         directory = self.output / "model"
         if not (directory / "model.json").exists():
-            with self._stage("train", "2/4  Training by example and by energy"):
+            with self.stages.stage("train", "2/4  Training by example and by energy"):
                 train(load_data(data), directory, self.settings.training, progress=self.progress)
 
     def sample(self) -> tuple[Samples, Samples]:
@@ -145,7 +123,7 @@ class _MainJob:
             path = self.output / f"samples_{temperature:g}K.h5"
             if not self._is_of_model(path):
                 label = f"3/4  {settings.n_samples} samples at {temperature:g} K"
-                with self._stage(f"sample_{temperature:g}K", label):
+                with self.stages.stage(f"sample_{temperature:g}K", label):
                     generator = BoltzmannGenerator.load(self.output / "model")
                     samples = generator.sample(
                         settings.n_samples, temperature, seed=settings.seed, progress=self.progress
@@ -169,7 +147,7 @@ class _MainJob:
 
         settings = self.settings
         low, high = settings.target_temperature, settings.simulation.temperature
-        with self._stage(
+        with self.stages.stage(
             "exchange", f"4/4  Replica exchange from {low:g} to {high:g} K in openmmtools, with the flow move"
         ):
             return run_parallel_tempering(
@@ -187,14 +165,15 @@ class _MainJob:
     def conclude(self, hot: Samples, cold: Samples, chain: ExchangeRecord) -> dict[str, Any]:
         """Compare, draw and write the summary."""
         settings, temperature = self.settings, self.settings.target_temperature
-        start = time.perf_counter()
-        sampled = self._ensemble("flow, reweighted", cold.positions, cold.energies, cold.log_weights)
-        walked = self._ensemble(
-            "replica exchange with flow", chain.positions[:, 0], chain.potential_energy[:, 0]
-        )
-        reference = Ensemble(self.reference.ramachandran, self.reference.potential_energy, temperature)
-        table = compare(reference, {"samples": sampled, "chain": walked})
-        self._draw([sampled, walked, reference])
+        self.stages.wall_seconds.pop("compare", None)  # of an earlier call
+        with self.stages.timed("compare"):
+            sampled = self._ensemble("flow, reweighted", cold.positions, cold.energies, cold.log_weights)
+            walked = self._ensemble(
+                "replica exchange with flow", chain.positions[:, 0], chain.potential_energy[:, 0]
+            )
+            reference = Ensemble(self.reference.ramachandran, self.reference.potential_energy, temperature)
+            table = compare(reference, {"samples": sampled, "chain": walked})
+            self._draw([sampled, walked, reference])
         model = json.loads((self.output / "model" / "model.json").read_text())["record"]
         data = json.loads((self.output / "data" / "provenance.json").read_text())
         evaluations = {
@@ -203,8 +182,6 @@ class _MainJob:
             "sampling": len(hot) + len(cold),
             "exchange": chain.energy_evaluations,
         }
-        self.state["wall_seconds"]["compare"] = round(time.perf_counter() - start, 2)
-        atomic_write_json(self._stages, self.state)
         t_hot, t_cold = f"{settings.simulation.temperature:g}K", f"{temperature:g}K"
         phi = table["P(phi > 0)"]
         labels = ("samples", "chain", "reference")
@@ -237,12 +214,12 @@ class _MainJob:
             f"acceptance_{t_cold}": float(chain.flow_acceptance[0]),
             "acceptance_exchange": chain.exchange_acceptance,
             "round_trips": chain.round_trips,
-            "wall_seconds": self.state["wall_seconds"],
-            "wall_seconds_total": round(sum(self.state["wall_seconds"].values()), 1),
+            "wall_seconds": self.stages.wall_seconds,
+            "wall_seconds_total": round(sum(self.stages.wall_seconds.values()), 1),
             "all_agree": all(
                 table[name][label]["agrees"] for name in table for label in ("samples", "chain")
             ),
-            "record": provenance(seed=settings.seed, settings=self.state["settings"]),
+            "record": provenance(seed=settings.seed, settings=self.stages.settings),
         }
         atomic_write_json(self.output / "summary.json", summary)
         return json.loads((self.output / "summary.json").read_text())

@@ -13,7 +13,9 @@ LAYERS = {
     **dict.fromkeys(["transforms", "flows"], 2),
     **dict.fromkeys(["samples", "trajectories", "generator", "training", "simulation"], 3),
     **dict.fromkeys(["mcmc", "exchange"], 4),
-    **dict.fromkeys(["analysis", "plotting", "io", "comparison", "reference", "main_job", "cli"], 5),
+    **dict.fromkeys(
+        ["analysis", "plotting", "io", "comparison", "reference", "stages", "main_job", "cli"], 5
+    ),
     **dict.fromkeys(["reproduction"], 5),
 }
 WITHOUT_OPENMM = ("transforms", "flows")

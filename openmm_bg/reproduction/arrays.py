@@ -1,4 +1,4 @@
-"""Arrays as the content of a file."""
+"""Arrays and tables as the content of a file."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def arrays_bytes(arrays: dict[str, Any]) -> bytes:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return content.getvalue()
+
+
+def csv_text(table: list[dict[str, Any]]) -> str:
+    """Return rows with the same keys as a table."""
+    lines = [",".join(table[0])]
+    lines += [
+        ",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
+        for row in table
+    ]
+    return "\n".join(lines) + "\n"

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from openmm_bg.errors import InputError
-from openmm_bg.files import atomic_write_json, atomic_write_text, json_text, provenance
+from openmm_bg.files import atomic_write_json, atomic_write_text, provenance
 from openmm_bg.generator import BoltzmannGenerator
 from openmm_bg.reproduction import mixture_results as results
+from openmm_bg.reproduction.arrays import csv_text
 from openmm_bg.reproduction.mixture_equilibrium import Equilibrium, convergence, ladder, sample_equilibrium
 from openmm_bg.reproduction.mixture_flows import FIXED, judge, n_parameters, train_flow
 from openmm_bg.reproduction.mixture_settings import KINDS, WIDTHS, MixtureSettings
+from openmm_bg.stages import Stages
 from openmm_bg.systems.double_well_mixture import DoubleWellMixture, double_well_mixture
 
 
@@ -77,19 +79,16 @@ class _Experiment:
     def __init__(
         self, output: Path, settings: MixtureSettings, progress: bool, say: Callable[[str], None]
     ) -> None:
-        own = json.loads(json_text(dataclasses.asdict(settings) | {"widths": WIDTHS}))
-        path = output / "settings.json"
-        self._other = f"{output} holds results of other settings; choose another directory or remove it."
-        if path.exists():
-            known = json.loads(path.read_text()) == own
-        else:  # then only samples may be there
-            known = all(one.name.lstrip(".").startswith("equilibrium.") for one in output.glob("d*/*"))
-        if not known:
-            raise InputError(self._other)
+        # Without a record only samples may be there.
+        leftovers = [
+            one for one in output.glob("d*/*") if not one.name.lstrip(".").startswith("equilibrium.")
+        ]
+        if leftovers and not Stages.path_in(output).exists():
+            raise InputError(Stages.refusal(output))
         self.output, self.settings, self.progress, self.say = output, settings, progress, say
         self.toys: dict[int, DoubleWellMixture] = {d: double_well_mixture(d) for d in settings.equilibrium}
         self.equilibrium = {d: self._loaded(d) for d in self.toys if self._samples(d).exists()}
-        atomic_write_json(path, own)
+        Stages(output, dataclasses.asdict(settings) | {"widths": WIDTHS})
         self.judged: dict[tuple[int, str], list[dict[str, np.ndarray]]] = {}
         self.n_parameters: dict[str, int] = {}
         self.training_seconds: dict[str, float] = {}
@@ -109,7 +108,7 @@ class _Experiment:
         found, own = Equilibrium.load(self._samples(dimension)), self.settings.equilibrium[dimension]
         expected = (own.n_frames, len(ladder()), own.n_walkers, dimension)
         if found.samples.shape != expected or len(found.training) != own.n_training:
-            raise InputError(self._other)
+            raise InputError(Stages.refusal(self.output))
         return found
 
     def train_and_judge(self, dimension: int, kind: str, seed: int) -> None:
@@ -152,7 +151,7 @@ class _Experiment:
             ("mixture", table),
             ("differences", differences),
         ):
-            atomic_write_text(self.output / f"{name}.csv", results.csv_text(lines))
+            atomic_write_text(self.output / f"{name}.csv", csv_text(lines))
         found |= {
             "n_seeds": n_seeds,
             "tighter_bounds": results.bound_table(self.judged),

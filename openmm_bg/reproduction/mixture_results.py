@@ -192,16 +192,6 @@ def bound_table(judged: dict[tuple[int, str], list[dict[str, np.ndarray]]]) -> l
     return rows
 
 
-def csv_text(table: list[dict[str, Any]]) -> str:
-    """Return rows with the same keys as a table."""
-    lines = [",".join(table[0])]
-    lines += [
-        ",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
-        for row in table
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def marginals(
     toy: DoubleWellMixture, samples: Samples, tempered: np.ndarray, *, n_exact: int, n_coordinates: int = 5
 ) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,13 @@ import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
-from openmm_bg.files import atomic_write_bytes, atomic_write_json, atomic_write_text, json_text, provenance
+from openmm_bg.files import atomic_write_bytes, atomic_write_json, atomic_write_text, provenance
 from openmm_bg.generator import BoltzmannGenerator
 from openmm_bg.plotting import save_figure
 from openmm_bg.reproduction import double_well as well
 from openmm_bg.reproduction import harmonic_oscillator as oscillator
 from openmm_bg.reproduction.arrays import arrays_bytes
+from openmm_bg.stages import Stages
 from openmm_bg.systems.toy_system import UNIT_TEMPERATURE, ToySystem
 
 COMMAND = "python scripts/reproduce_seed_000.py"
@@ -92,20 +91,8 @@ class _Job:
     def __init__(
         self, output: Path, settings: Seed000Settings, progress: bool, say: Callable[[str], None]
     ) -> None:
-        self.output, self.settings, self.progress, self.say = output, settings, progress, say
-        self._path = output / "stages.json"
-        self._state: dict[str, Any] = {
-            "settings": json.loads(json_text(dataclasses.asdict(settings))),
-            "seconds": {},
-        }
-        if self._path.exists():
-            found = json.loads(self._path.read_text())
-            if found["settings"] != self._state["settings"]:
-                raise InputError(
-                    f"{output} holds results of other settings; choose another directory or remove it."
-                )
-            self._state = found
-        atomic_write_json(self._path, self._state)
+        self.output, self.settings, self.progress = output, settings, progress
+        self._stages = Stages(output, dataclasses.asdict(settings), say)
 
     def double_well(self) -> None:
         """Train, draw, judge, and make figures 2 and 3."""
@@ -113,16 +100,16 @@ class _Job:
         if (self.output / "double_well.json").exists():
             return
         toy = well.double_well()
-        with self._stage("double well: training"):
+        with self._stages.stage("double well: training"):
             x, generator = well.train_double_well(directory / "model", own, progress=self.progress)
         numbers: dict[str, Any] = {}
-        with self._stage("double well: draws from the flow's own distribution"):
+        with self._stages.stage("double well: draws from the flow's own distribution"):
             # They are those of figure 3, and show what the other draws are better than.
             plain, log_weights = self._draw(
                 generator, toy, directory / "plain", own.n_draws // 4, 1.0, own.seed
             )
             numbers["plain"] = well.judge_double_well(plain, log_weights)
-        with self._stage("double well: draws with a wider base, for the free energy"):
+        with self._stages.stage("double well: draws with a wider base, for the free energy"):
             draws, log_weights = self._draw(
                 generator, toy, directory / "widened", own.n_draws, own.widening, own.seed + 1
             )
@@ -167,7 +154,7 @@ class _Job:
         if name == UNTRAINED:
             return oscillator.untrained_oscillator(own.flows["realnvp"], own.seed)
         flow = own.flows[name]
-        with self._stage(f"harmonic oscillator: {flow.label}: training"):
+        with self._stages.stage(f"harmonic oscillator: {flow.label}: training"):
             return oscillator.train_oscillator(directory, flow, own.seed, progress=self.progress)
 
     def _judged(self, name: str, generator: BoltzmannGenerator) -> tuple[np.ndarray, dict[str, Any]]:
@@ -176,7 +163,7 @@ class _Job:
         flow, path = own.flows.get(name, own.flows["realnvp"]), directory / f"{name}.json"
         label, n_training = (flow.label, flow.n_training) if name != UNTRAINED else ("before training", 0)
         toy = oscillator.harmonic_oscillator()
-        with self._stage(f"harmonic oscillator: {label}: draws and tests"):
+        with self._stages.stage(f"harmonic oscillator: {label}: draws and tests"):
             draws, log_weights = self._draw(
                 generator, toy, directory / f"{name}_draws", flow.n_draws, 1.0, own.seed
             )
@@ -228,18 +215,6 @@ class _Job:
         x, log_weights = zip(*parts, strict=True)
         return np.concatenate(x), np.concatenate(log_weights)
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Time a stage; the time of one that was interrupted counts too."""
-        self.say(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = self._state["seconds"]
-            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 1)
-            atomic_write_json(self._path, self._state)
-
     def _save(self, figure: Any, name: str) -> None:
         save_figure(figure, self.output / f"{name}.png", dpi=_DPI)
 
@@ -247,10 +222,10 @@ class _Job:
         """Write the numbers of an experiment, which makes it finished."""
         seconds = {
             key: value
-            for key, value in self._state["seconds"].items()
+            for key, value in self._stages.wall_seconds.items()
             if key.startswith(name.replace("_", " "))
         }
-        record = provenance(seed=seed, settings=self._state["settings"], seconds=seconds)
+        record = provenance(seed=seed, settings=self._stages.settings, seconds=seconds)
         atomic_write_json(self.output / f"{name}.json", {**numbers, "record": record})
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from openmm_bg.analysis import torsion_angles
 from openmm_bg.comparison import Ensemble
-from openmm_bg.errors import InputError
-from openmm_bg.files import atomic_write_json, atomic_write_text, json_text, provenance
+from openmm_bg.files import atomic_write_json, atomic_write_text, provenance
 from openmm_bg.reproduction import alanine_results as results
 from openmm_bg.reproduction.alanine_chains import Chain, exchange_chain, plain_chain
 from openmm_bg.reproduction.alanine_dipeptide import (
@@ -27,6 +23,8 @@ from openmm_bg.reproduction.alanine_dipeptide import (
     run_training,
     training_record,
 )
+from openmm_bg.reproduction.arrays import csv_text
+from openmm_bg.stages import Stages
 
 PARTS = ("mixture", "alanine")
 """The experiments of seed 001."""
@@ -57,23 +55,22 @@ def run_alanine(
         InputError: If the directory holds the results of other settings.
     """
     settings = settings or AlanineSettings()
-    _claim(output, settings)
-    clock = _Clock(output / "seconds.json", say)
-    with clock.stage("Dynamics at 600 K: training data, and the ground truth"):
+    stages = Stages(output, dataclasses.asdict(settings), say)
+    with stages.stage("Dynamics at 600 K: training data, and the ground truth"):
         run_simulations(output, settings, progress=progress)
     for flow in FLOWS:
-        with clock.stage(f"Training: {flow}"):
+        with stages.stage(f"Training: {flow}"):
             run_training(output, flow, settings, progress=progress)
-    with clock.stage("Samples of all flows at all temperatures"):
+    with stages.stage("Samples of all flows at all temperatures"):
         table = results.effective_sizes(output, settings, progress=progress)
-    chains = run_chains(output, settings, clock, progress=progress)
+    chains = run_chains(output, settings, stages, progress=progress)
     cold = draw(output, "tsf", COLD, settings.n_samples, settings.seed + 1)
     with_flow = {chain.name: chain for chain in chains[:2]}
     rows, comparison = results.chain_rows(with_flow, chains[2], cold, settings.seed)
     rows = results.ess_rows(table, settings.seed) + rows
     say("Figures")
     _draw_figures(output, settings, table, chains)
-    atomic_write_text(output / "effective_sizes.csv", _csv(table))
+    atomic_write_text(output / "effective_sizes.csv", csv_text(table))
     content = {
         "rows": rows,
         "effective_sizes": table,
@@ -87,22 +84,20 @@ def run_alanine(
             for way, weighted in (("unweighted", False), ("weighted", True))
         },
         "models": {flow: training_record(output, flow) for flow in FLOWS},
-        "seconds": clock.seconds,
-        "record": provenance(
-            seed=settings.seed, settings=json.loads(json_text(dataclasses.asdict(settings)))
-        ),
+        "seconds": stages.wall_seconds,
+        "record": provenance(seed=settings.seed, settings=stages.settings),
     }
     atomic_write_json(output / "alanine.json", content)
     return rows
 
 
 def run_chains(
-    output: Path, settings: AlanineSettings, clock: _Clock, *, progress: bool = False
+    output: Path, settings: AlanineSettings, stages: Stages, *, progress: bool = False
 ) -> list[Chain]:
     """Run the chains: latent Monte Carlo on five rungs, flow moves on two, and no flow with as many evaluations."""
     model = model_path(output, "tsf")
     common = {"n_steps": 20, "progress": progress}
-    with clock.stage("Parallel tempering of five rungs with the latent Monte Carlo move, in openmmtools"):
+    with stages.stage("Parallel tempering of five rungs with the latent Monte Carlo move, in openmmtools"):
         latent = exchange_chain(
             "PT with latent Monte Carlo",
             model,
@@ -114,7 +109,7 @@ def run_chains(
             seed=settings.seed + 2,
             **common,
         )
-    with clock.stage("Parallel tempering of two rungs with the flow move, in openmmtools"):
+    with stages.stage("Parallel tempering of two rungs with the flow move, in openmmtools"):
         flow = exchange_chain(
             "PT with the flow move",
             model,
@@ -126,29 +121,10 @@ def run_chains(
             seed=settings.seed + 3,
             **common,
         )
-    with clock.stage("Parallel tempering of five rungs without a flow"):
+    with stages.stage("Parallel tempering of five rungs without a flow"):
         n_evaluations = latent.figures["energy_evaluations"]
         plain = plain_chain(output / "plain.npz", n_evaluations, 5, settings.seed + 4, progress=progress)
     return [latent, flow, plain]
-
-
-class _Clock:
-    """Adds up the seconds of each stage, over all calls, in a file."""
-
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self._path, self._say = path, say
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Announce a stage and time it, also if it is interrupted."""
-        self._say(name)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 1)
-            atomic_write_json(self._path, self.seconds)
 
 
 def _draw_figures(
@@ -179,18 +155,3 @@ def _draw_figures(
     save_figure(plot_figure_3(flow, truth, with_flow), output / "figure_3.png")
     atomic_write_text(output / "figure_3.csv", figure_3_csv(flow, truth, with_flow))
     save_figure(plot_effective_sizes(table), output / "effective_sizes.png")
-
-
-def _claim(output: Path, settings: AlanineSettings) -> None:
-    """Keep the settings with the results, and refuse results of other settings."""
-    path, own = output / "settings.json", json.loads(json_text(dataclasses.asdict(settings)))
-    if path.exists() and json.loads(path.read_text()) != own:
-        raise InputError(f"{output} holds results of other settings; choose another directory or remove it.")
-    output.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, own)
-
-
-def _csv(table: list[dict[str, Any]]) -> str:
-    lines = [",".join(table[0])]
-    lines += [",".join(str(value) for value in row.values()) for row in table]
-    return "\n".join(lines) + "\n"

@@ -22,7 +22,8 @@ from openmm_bg.exchange import (
     resume_sampler,
     run_parallel_tempering,
 )
-from openmm_bg.mcmc import registry
+from openmm_bg.io import read_frames
+from openmm_bg.mcmc import LatentMonteCarloMove, registry
 
 SETTINGS = {
     "temperature_max": 450.0,
@@ -156,6 +157,30 @@ def test_torsions_are_those_of_the_system(model: Path, alanine: Any, tmp_path: P
         expected = mdtraj.compute_dihedrals(trajectory, list(alanine.torsions.values()))
         for k, name in enumerate(alanine.torsions):
             np.testing.assert_allclose(angles[name][:, state], expected[:, k], atol=1e-4)
+
+
+def test_iterations_that_tuned_a_latent_move_are_left_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quickly_tuned(move: str, path: str, n_proposals: int, timestep: float) -> LatentMonteCarloMove:
+        return LatentMonteCarloMove(path, n_proposals, n_tuning=10, reassign_velocities=True)
+
+    monkeypatch.setattr(parallel_tempering, "_flow_move", quickly_tuned)
+    storage = tmp_path / "latent.nc"
+    run = run_parallel_tempering(model, storage, n_iterations=2, move="latent", seed=1, **SETTINGS)
+    assert run.n_tuning == 2
+    with pytest.raises(InputError, match="no finished iteration after tuning yet"):
+        read_frames(storage)
+    run = run_parallel_tempering(model, storage, n_iterations=5, move="latent", **SETTINGS)
+    assert run.n_tuning == 3  # ten proposals in calls of four
+    frames = read_frames(storage)
+    np.testing.assert_array_equal(frames.positions, run.positions[3:, 0].astype(np.float64))
+    np.testing.assert_array_equal(frames.potential_energy, run.potential_energy[3:, 0])
+    assert len(set(run.step_sizes)) == 3  # each temperature has its own
+    assert (run.step_sizes != 0.1).all()
+    # Dynamics and the ends of both moves, exchanges; and batches with the configuration they start from.
+    fixed = 5 * 3 * (5 + 3)
+    assert fixed + 5 * 3 * 5 <= run.energy_evaluations <= fixed + 5 * 3 * 4 * 5
 
 
 def test_round_trips_are_counted_from_the_lowest_temperature() -> None:

@@ -1,5 +1,6 @@
 """Seed 001, figure 3: its parts on small data, and that what judges them can say no."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from openmm_bg.reproduction.alanine_chains import Chain, plain_chain
 from openmm_bg.reproduction.alanine_dipeptide import COLD, FLOWS, HOT, AlanineSettings, Draws
 from openmm_bg.reproduction.alanine_figures import plot_effective_sizes, plot_figure_3
 from openmm_bg.simulation import SimulationSettings, simulate
+from openmm_bg.stages import Stages
 from openmm_bg.systems import load
 from openmm_bg.training import TrainingSettings
 from openmm_bg.units import thermal_energy
@@ -137,11 +139,14 @@ def test_parallel_tempering_without_a_flow_spends_what_it_is_given(tmp_path):
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
-    seed_001._claim(tmp_path, TINY)
-    seed_001._claim(tmp_path, TINY)
+    Stages(tmp_path, dataclasses.asdict(TINY))
+    with Stages(tmp_path, dataclasses.asdict(TINY)).stage("a stage"):
+        pass
     with pytest.raises(InputError, match="holds results of other settings"):
-        seed_001._claim(tmp_path, AlanineSettings.quick())
-    assert json.loads((tmp_path / "settings.json").read_text())["n_samples"] == 300
+        seed_001.run_alanine(tmp_path, AlanineSettings.quick())
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert found["settings"]["n_samples"] == 300
+    assert list(found["wall_seconds"]) == ["a stage"]
 
 
 def test_models_have_as_many_parameters(tmp_path):

@@ -77,7 +77,7 @@ def test_run(tmp_path):
     assert summary["n_parameters"]["d=5, tsf"] == n_parameters(model.flow)
 
     # Without its settings, results are refused; samples alone are used.
-    (output / "settings.json").unlink()
+    (output / "stages.json").unlink()
     with pytest.raises(InputError, match="other settings"):
         run_mixture(output, TINY)
     alone, lines = tmp_path / "alone", []
@@ -87,8 +87,8 @@ def test_run(tmp_path):
     experiment = double_well_mixture._Experiment(alone, TINY, False, lines.append)
     assert not lines  # no parallel tempering
     assert experiment.equilibrium[5].samples.shape == (4, 100, 4, 5)
-    assert json.loads((alone / "settings.json").read_text())["seeds"] == [0, 1]
-    (alone / "settings.json").unlink()
+    assert json.loads((alone / "stages.json").read_text())["settings"]["seeds"] == [0, 1]
+    (alone / "stages.json").unlink()
     for other in ({"n_walkers": 8}, {"n_training": 300}, {"n_frames": 5}):
         own = {5: dataclasses.replace(TINY.equilibrium[5], **other)}
         with pytest.raises(InputError, match="other settings"):

@@ -316,7 +316,7 @@ def script(monkeypatch):
 )
 def test_bad_options_end_with_one_sentence(tmp_path, monkeypatch, capsys, script, options, message):
     (tmp_path / "quick").mkdir()
-    (tmp_path / "quick" / "stages.json").write_text(json.dumps({"settings": {}, "seconds": {}}))
+    (tmp_path / "quick" / "stages.json").write_text(json.dumps({"settings": {}, "wall_seconds": {}}))
     monkeypatch.setattr(sys, "argv", ["reproduce_seed_000.py", "--output", str(tmp_path), *options])
     assert script() == 2
     told = capsys.readouterr()
