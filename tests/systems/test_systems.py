@@ -67,9 +67,9 @@ def test_each_load_is_independent():
 
 
 def test_names():
-    assert systems.names() == ["alanine_dipeptide"]
+    assert systems.names() == ["alanine_dipeptide", "chignolin"]
     with pytest.raises(
-        InputError, match=r"no system called 'chignolin2'; the systems are: alanine_dipeptide"
+        InputError, match=r"no system called 'chignolin2'; the systems are: alanine_dipeptide, chignolin\."
     ):
         systems.load("chignolin2")
 
