@@ -123,7 +123,8 @@ def read_frames(
     """Read configurations from a trajectory, from samples with their weights, or from a replica exchange run.
 
     Args:
-        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc).
+        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc). Of an exchange run
+            with latent moves the iterations that tuned their step size are left out.
         topology: A file with the topology, for formats without one. An exchange run finds its model's.
         temperature: Which temperature [K] of an exchange run; the lowest if not given.
 
@@ -162,11 +163,20 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
         raise InputError(f"{path} has no replica at {temperature:g} K, but at {known} K.")
     if run.n_iterations == 0:
         raise InputError(f"{path} has no finished iteration yet.")
-    positions = run.positions[:, state].astype(np.float64)
+    if run.n_tuning == run.n_iterations:
+        raise InputError(
+            f"{path} has only iterations that tuned the latent move's step size; run more of them."
+        )
+    exact = slice(run.n_tuning, None)
+    positions = run.positions[exact, state].astype(np.float64)
     molecule = mdtraj.load_topology(str(existing_file(topology)))
     check_frames(path, positions, molecule.n_atoms)
     return Frames(
-        path, positions, molecule, run.potential_energy[:, state], temperature=float(run.temperatures[state])
+        path,
+        positions,
+        molecule,
+        run.potential_energy[exact, state],
+        temperature=float(run.temperatures[state]),
     )
 
 

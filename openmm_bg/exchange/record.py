@@ -13,7 +13,7 @@ import yaml
 
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
-from openmm_bg.statistics import round_trips
+from openmm_bg.statistics import chain_mean, round_trips
 from openmm_bg.units import thermal_energy
 
 
@@ -33,6 +33,8 @@ class ExchangeRecord:
         flow_proposed: Its proposals with shape=(n_states,).
         flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
         settings: What the run was made with.
+        exchange_acceptance_stderr: Standard errors of the exchange acceptances, from their scatter over the
+            iterations; NaN where unknown.
     """
 
     temperatures: np.ndarray
@@ -44,6 +46,7 @@ class ExchangeRecord:
     flow_proposed: np.ndarray
     flow_nonfinite: np.ndarray
     settings: dict[str, Any]
+    exchange_acceptance_stderr: np.ndarray | None = None
 
     @property
     def n_iterations(self) -> int:
@@ -102,12 +105,10 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         reduced = np.asarray(dataset["energies"][iterations])  # (iteration, replica, state)
         reduced = np.take_along_axis(reduced, replicas[:, None, :], axis=1)[:, 0, :]
         temperatures = np.array(settings["temperatures"], dtype=np.float64)
-        accepted = np.asarray(dataset["accepted"][iterations]).sum(axis=0)
-        proposed = np.asarray(dataset["proposed"][iterations]).sum(axis=0)
+        accepted, proposed = (_neighbours(dataset[name][iterations]) for name in ("accepted", "proposed"))
         statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
-    neighbours = np.arange(len(temperatures) - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        exchange_acceptance = accepted[neighbours, neighbours + 1] / proposed[neighbours, neighbours + 1]
+        exchange_acceptance = accepted.sum(axis=0) / proposed.sum(axis=0)
     return ExchangeRecord(
         temperatures=temperatures,
         positions=positions,
@@ -118,7 +119,23 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         flow_proposed=np.array([found["n_proposed"] for found in statistics]),
         flow_nonfinite=np.array([found["n_nonfinite"] for found in statistics]),
         settings=settings,
+        exchange_acceptance_stderr=_ratio_errors(accepted, proposed),
     )
+
+
+def _neighbours(counts: Any) -> np.ndarray:
+    """Return the counts of neighbouring states, with shape=(n_iterations, n_states - 1)."""
+    lower = np.arange(np.shape(counts)[1] - 1)
+    return np.asarray(counts)[:, lower, lower + 1].astype(np.float64)
+
+
+def _ratio_errors(accepted: np.ndarray, proposed: np.ndarray) -> np.ndarray:
+    """Return the standard errors of ratios of sums over iterations, which are correlated; NaN where unknown."""
+    errors = np.full(accepted.shape[1], np.nan)
+    for k, (one, all_) in enumerate(zip(accepted.T, proposed.T, strict=True)):
+        if len(one) > 1 and all_.sum() > 0:
+            errors[k] = chain_mean(one - one.sum() / all_.sum() * all_).stderr / all_.mean()
+    return errors
 
 
 def open_storage(storage: str | Path) -> Any:

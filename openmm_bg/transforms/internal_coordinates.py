@@ -230,7 +230,8 @@ class InternalCoordinates(Coordinates):
     def from_config(cls, config: dict[str, Any]) -> InternalCoordinates:
         """Rebuild the transform; its buffers are to be loaded afterwards."""
         columns = {name: np.array(column) for name, column in config["z_matrix"].items()}
-        columns["centres"] = columns["centres"].astype(np.int64).reshape(-1, 4)
+        # A molecule without rings has none, and a model of before rings does not mention them.
+        columns["centres"] = columns.get("centres", np.zeros(0)).astype(np.int64).reshape(-1, 4)
         z_matrix = ZMatrix(**columns)
         return cls(z_matrix, np.zeros(z_matrix.n_atoms - 3))
 

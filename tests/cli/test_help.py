@@ -16,7 +16,18 @@ from openmm_bg.exchange import run_parallel_tempering
 from openmm_bg.simulation import SimulationSettings
 from openmm_bg.training import TrainingSettings
 
-COMMANDS = ["systems", "simulate", "train", "sample", "exchange", "ramachandran"]
+COMMANDS = [
+    "systems",
+    "check",
+    "simulate",
+    "train",
+    "sample",
+    "exchange",
+    "ramachandran",
+    "observables",
+    "report",
+    "info",
+]
 
 
 def parameters(command: str) -> dict[str, object]:
