@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help install demo test lint wheel clean
 
 help:
-	@echo "make demo    train at 600 K, sample at 300 K, compare with a reference: $(OUTPUT)/ramachandran.png"
+	@echo "make demo    train at 600 K, sample at 300 K, compare with a reference: $(OUTPUT)/report.html"
 	@echo "make test    run the tests"
 	@echo "make lint    check style and formatting"
 	@echo "make clean   remove $(VENV) and what was built"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from openmm_bg import statistics
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
+from openmm_bg.histograms import cell_fractions
 from openmm_bg.statistics import Estimate
 
 KL_BINS, KL_EPSILON = 100, 1e-10
@@ -131,17 +131,9 @@ class Ramachandran:
         """
         cells = _bin(getattr(self, angle), bins)
         width = 2 * np.pi / bins
-        weights = self.weights
-        fraction = np.bincount(cells, weights=weights, minlength=bins)
-        if self.log_weights is not None:
-            # sum_i w_i^2 (1[i in bin] - p)^2, expanded
-            squared = np.bincount(cells, weights=weights**2, minlength=bins)
-            variance = squared * (1 - 2 * fraction) + fraction**2 * squared.sum()
-        else:
-            groups = [np.bincount(cells[g], minlength=bins) / len(cells[g]) for g in self._groups()]
-            variance = np.var(groups, axis=0, ddof=1) / len(groups)
+        fraction, stderr = cell_fractions(cells, bins, self.log_weights, self.n_walkers)
         centres = -np.pi + (np.arange(bins) + 0.5) * width
-        return centres, fraction / width, np.sqrt(np.maximum(variance, 0.0)) / width
+        return centres, fraction / width, stderr / width
 
     def population(self, basin: Basin) -> Estimate:
         """Return the probability of a basin and its standard error."""
@@ -166,13 +158,6 @@ class Ramachandran:
         else:
             first = np.arange(n) < n // 2
         return first, ~first
-
-    def _groups(self, n_blocks: int = 20) -> list[slice]:
-        """Return parts of a chain that may count as independent: walkers if there are many, or blocks."""
-        if self.n_walkers >= n_blocks:
-            return [slice(k, None, self.n_walkers) for k in range(self.n_walkers)]
-        edges = np.linspace(0, len(self.phi), min(n_blocks, len(self.phi)) + 1).astype(int)
-        return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def torsion_angles(

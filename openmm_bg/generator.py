@@ -261,16 +261,8 @@ class BoltzmannGenerator:
         from safetensors.torch import load
 
         directory = Path(directory).expanduser().resolve()
-        header = _read_header(directory)
-        for name, expected in header["sha256"].items():
-            if not (directory / name).is_file():
-                raise ModelFileError(
-                    f"The model in {directory} lacks its file {name}; copy the whole directory."
-                )
-            if _sha256(directory / name) != expected:
-                raise ModelFileError(
-                    f"The file {name} of the model in {directory} is truncated or was changed; copy it again."
-                )
+        header = read_header(directory)
+        check_files(directory, header)
         flow = flow_from_config(header["flow"])
         try:
             flow.load_state_dict(load((directory / "flow.safetensors").read_bytes()))
@@ -305,12 +297,17 @@ def model_hash(directory: str | Path) -> str:
         ModelFileError: If there is no model.
     """
     directory = Path(directory)
-    _read_header(directory)
+    read_header(directory)
     return _sha256(directory / _HEADER)
 
 
-def _read_header(directory: Path) -> dict[str, Any]:
-    path = directory / _HEADER
+def read_header(directory: str | Path) -> dict[str, Any]:
+    """Return a saved model's header: what it is, how it was made, and its files' hashes.
+
+    Raises:
+        ModelFileError: If there is no model, or this version cannot read it.
+    """
+    path = Path(directory) / _HEADER
     if not path.is_file():
         raise ModelFileError(f"There is no model in {directory} (no {_HEADER}).")
     try:
@@ -322,6 +319,21 @@ def _read_header(directory: Path) -> dict[str, Any]:
     if found != _FORMAT or not complete:
         raise ModelFileError(f"{path} has format {found}; this version of openmm_bg reads format {_FORMAT}.")
     return header
+
+
+def check_files(directory: Path, header: dict[str, Any]) -> None:
+    """Compare a saved model's files with the hashes in its header.
+
+    Raises:
+        ModelFileError: If one is missing, truncated or was changed.
+    """
+    for name, expected in header["sha256"].items():
+        if not (directory / name).is_file():
+            raise ModelFileError(f"The model in {directory} lacks its file {name}; copy the whole directory.")
+        if _sha256(directory / name) != expected:
+            raise ModelFileError(
+                f"The file {name} of the model in {directory} is truncated or was changed; copy it again."
+            )
 
 
 def _load_system(directory: Path, header: dict[str, Any]) -> MolecularSystem:

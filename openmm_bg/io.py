@@ -123,7 +123,8 @@ def read_frames(
     """Read configurations from a trajectory, from samples with their weights, or from a replica exchange run.
 
     Args:
-        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc).
+        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc). Of an exchange run
+            with latent moves the iterations that tuned their step size are left out.
         topology: A file with the topology, for formats without one. An exchange run finds its model's.
         temperature: Which temperature [K] of an exchange run; the lowest if not given.
 
@@ -160,17 +161,21 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
     if temperature is not None and abs(run.temperatures[state] - temperature) > 0.5:
         known = ", ".join(f"{t:.1f}" for t in run.temperatures)
         raise InputError(f"{path} has no replica at {temperature:g} K, but at {known} K.")
-    first = run.n_tuning  # until then the chain is not exact
-    if run.n_iterations == first:
-        raise InputError(f"{path} has no finished iteration{' after tuning' if first else ''} yet.")
-    positions = run.positions[first:, state].astype(np.float64)
+    if run.n_iterations == 0:
+        raise InputError(f"{path} has no finished iteration yet.")
+    if run.n_tuning == run.n_iterations:
+        raise InputError(
+            f"{path} has only iterations that tuned the latent move's step size; run more of them."
+        )
+    exact = slice(run.n_tuning, None)
+    positions = run.positions[exact, state].astype(np.float64)
     molecule = mdtraj.load_topology(str(existing_file(topology)))
     check_frames(path, positions, molecule.n_atoms)
     return Frames(
         path,
         positions,
         molecule,
-        run.potential_energy[first:, state],
+        run.potential_energy[exact, state],
         temperature=float(run.temperatures[state]),
     )
 

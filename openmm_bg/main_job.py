@@ -15,6 +15,7 @@ from openmm_bg.analysis import Ramachandran, torsion_angles, total_variation, to
 from openmm_bg.comparison import Ensemble, compare
 from openmm_bg.files import atomic_write_json, provenance
 from openmm_bg.reference import load_reference
+from openmm_bg.report import write_report
 from openmm_bg.simulation import SimulationSettings, simulate
 from openmm_bg.stages import Stages
 from openmm_bg.training import TrainingSettings, load_data, train
@@ -63,7 +64,7 @@ def run_main_job(
     """Simulate, train, sample, exchange and compare; or continue where an earlier call was stopped.
 
     The output directory gets ``data/``, ``model/``, samples at both temperatures, ``exchange.nc``,
-    ``ramachandran.png`` and ``.svg``, ``torsions.csv`` and ``summary.json``.
+    ``ramachandran.png`` and ``.svg``, ``torsions.csv``, ``summary.json``, and ``report.html`` with all of it.
 
     Args:
         output: The directory.
@@ -163,7 +164,7 @@ class _MainJob:
             )
 
     def conclude(self, hot: Samples, cold: Samples, chain: ExchangeRecord) -> dict[str, Any]:
-        """Compare, draw and write the summary."""
+        """Compare, draw, write the summary and the report."""
         settings, temperature = self.settings, self.settings.target_temperature
         self.stages.wall_seconds.pop("compare", None)  # of an earlier call
         with self.stages.timed("compare"):
@@ -222,6 +223,7 @@ class _MainJob:
             "record": provenance(seed=settings.seed, settings=self.stages.settings),
         }
         atomic_write_json(self.output / "summary.json", summary)
+        write_report([self.output], self.output / "report.html")
         return json.loads((self.output / "summary.json").read_text())
 
     def _ensemble(

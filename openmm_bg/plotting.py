@@ -16,11 +16,12 @@ from openmm_bg import statistics
 from openmm_bg.analysis import Ramachandran, free_energy_surface
 from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_path, atomic_write_text
+from openmm_bg.histograms import weighted_quantiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = {
+STYLE = {
     "axes.labelsize": 10,
     "axes.linewidth": 0.8,
     "axes.titlesize": 10,
@@ -33,6 +34,8 @@ _STYLE = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
+"""The settings of matplotlib that figures are drawn and saved with."""
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that everybody can tell apart (Okabe and Ito)."""
 
@@ -79,12 +82,12 @@ def plot_ramachandran(
         # Bin centres, continued periodically so that the lines reach the edges.
         centres = -180.0 + (np.arange(-1, bins + 1) + 0.5) * 360.0 / bins
         for ax, one in zip(axes.flat, data, strict=False):
-            surface, smooth = _surfaces(one.density(bins))
+            surface, smooth = smoothed_surfaces(one.density(bins))
             image = ax.pcolormesh(
                 edges, edges, surface.T, cmap="viridis", vmin=0.0, vmax=maximum, rasterized=True
             )
             # Above the free energies at the rim of what was seen, lines would only trace single samples.
-            lines = levels[(levels > 0) & (levels < _rim(surface))]
+            lines = levels[(levels > 0) & (levels < free_energy_at_rim(surface))]
             if len(lines):
                 smooth = np.pad(smooth, 1, mode="wrap").T
                 ax.contour(centres, centres, smooth, levels=lines, colors="black", linewidths=0.5, alpha=0.8)
@@ -166,7 +169,7 @@ def plot_energies(
             weights = statistics.normalized_weights(log_weights)
         keep = weights > 0
         sets.append((label, energy[keep], weights[keep]))
-    spans = [_weighted_quantiles(energy, weights, (2e-4, 1 - 2e-4)) for _, energy, weights in sets]
+    spans = [weighted_quantiles(energy, weights, (2e-4, 1 - 2e-4)) for _, energy, weights in sets]
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     edges = np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, low + 0.5, bins + 1)
     with styled_figure((3.6, 2.75 + 0.3 * bool(title))) as figure:
@@ -199,7 +202,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 300) -> tuple[Path,
     import matplotlib
 
     paths = Path(path).with_suffix(".png"), Path(path).with_suffix(".svg")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for target, metadata in zip(paths, ({}, {"Date": None}), strict=True):
             with atomic_path(target) as temporary:
                 figure.savefig(temporary, dpi=dpi, metadata=metadata)
@@ -241,10 +244,37 @@ def styled_figure(size: tuple[float, float], layout: str = "constrained") -> Ite
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
         yield figure
+
+
+def smoothed_surfaces(
+    density: np.ndarray, periodic: tuple[bool, bool] = (True, True)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return free-energy surfaces [kT] for colours (NaN where nothing was seen) and for contour lines.
+
+    Args:
+        density: A probability density with shape=(n_x, n_y).
+        periodic: Whether each axis is a full circle.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    modes = ["wrap" if wraps else "reflect" for wraps in periodic]
+    # One bin wide: a wider kernel paints a halo of invented free energies around what was seen.
+    local = gaussian_filter(density, 0.8, radius=1, mode=modes)
+    surface = np.where(local > 0, free_energy_surface(local), np.nan)
+    smooth = free_energy_surface(gaussian_filter(density, 1.6, radius=5, mode=modes))
+    return surface, np.where(np.isfinite(smooth), smooth, 1e3)
+
+
+def free_energy_at_rim(surface: np.ndarray) -> float:
+    """Return a low quantile of the free energies beside bins where nothing was seen; +inf without any."""
+    unseen = np.isnan(surface)
+    beside = np.any([np.roll(unseen, shift, axis) for shift in (-1, 1) for axis in (0, 1)], axis=0)
+    rim = surface[beside & ~unseen]
+    return float(np.quantile(rim, 0.25)) if len(rim) else np.inf
 
 
 def _check(data: Sequence[Any], bins: int) -> None:
@@ -252,25 +282,6 @@ def _check(data: Sequence[Any], bins: int) -> None:
         raise InputError("There is nothing to draw.")
     if bins < 4:
         raise InputError(f"A histogram needs at least 4 bins, not {bins}.")
-
-
-def _surfaces(density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return free-energy surfaces [kT] for colours (NaN where nothing was seen) and for contour lines."""
-    from scipy.ndimage import gaussian_filter
-
-    # One bin wide: a wider kernel paints a halo of invented free energies around what was seen.
-    local = gaussian_filter(density, 0.8, radius=1, mode="wrap")
-    surface = np.where(local > 0, free_energy_surface(local), np.nan)
-    smooth = free_energy_surface(gaussian_filter(density, 1.6, radius=5, mode="wrap"))
-    return surface, np.where(np.isfinite(smooth), smooth, 1e3)
-
-
-def _rim(surface: np.ndarray) -> float:
-    """Return a low quantile of the free energies beside bins where nothing was seen; +inf without any."""
-    unseen = np.isnan(surface)
-    beside = np.any([np.roll(unseen, shift, axis) for shift in (-1, 1) for axis in (0, 1)], axis=0)
-    rim = surface[beside & ~unseen]
-    return float(np.quantile(rim, 0.25)) if len(rim) else np.inf
 
 
 def _degrees(set_limits: Any, set_ticks: Any) -> None:
@@ -281,8 +292,3 @@ def _degrees(set_limits: Any, set_ticks: Any) -> None:
 def _in_degrees(one: Ramachandran, angle: str, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     centres, density, stderr = one.marginal(angle, bins)
     return np.degrees(centres), np.radians(density), np.radians(stderr)
-
-
-def _weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
-    order = np.argsort(values)
-    return np.interp(levels, np.cumsum(weights[order]), values[order])

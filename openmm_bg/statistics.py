@@ -7,6 +7,7 @@ A log-weight of -inf is a draw outside the target's support: it counts as a draw
 from __future__ import annotations
 
 import logging
+import math
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -56,6 +57,24 @@ def effective_sample_size(log_weights: np.ndarray, clip: float = 0.0) -> float:
         log_weights = np.minimum(log_weights, np.partition(log_weights, -n_top)[-n_top])
     relative, _ = _relative_weights(log_weights)
     return float(relative.sum() ** 2 / (relative**2).sum() / len(relative))
+
+
+def effective_sample_size_estimate(log_weights: np.ndarray) -> Estimate:
+    """Return Kish's effective sample size as a fraction of the draws, with its standard error.
+
+    The error is by the delta method on the means of w and w^2. It needs a finite fourth moment of the weights,
+    so it is too small when `pareto_k` is above 0.25.
+
+    Args:
+        log_weights: Unnormalised log-weights with shape=(n,); -inf is allowed.
+
+    Raises:
+        InputError: As `normalized_weights`.
+    """
+    relative, _ = _relative_weights(log_weights)
+    mean, square = relative.mean(), (relative**2).mean()
+    influence = 2 * mean / square * (relative - mean) - (mean / square) ** 2 * (relative**2 - square)
+    return Estimate(float(mean**2 / square), _delta_error(influence / len(relative)))
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
@@ -279,6 +298,15 @@ def z_score(a: tuple[float, float], b: tuple[float, float]) -> float:
     if stderr == 0:
         return 0.0 if difference == 0 else float(np.copysign(np.inf, difference))
     return float(difference / stderr)
+
+
+def with_error(estimate: Estimate | tuple[float, float]) -> str:
+    """Return an estimate as text, e.g. "0.0031 ± 0.0004": as many digits as its standard error allows."""
+    value, stderr = estimate
+    if not (math.isfinite(stderr) and stderr > 0):
+        return f"{value:.4g} ± {stderr:.1g}"
+    digits = max(0, 1 - math.floor(math.log10(stderr)))
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
 
 
 def _relative_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:

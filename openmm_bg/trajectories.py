@@ -44,6 +44,16 @@ class Frames:
         """Return the number of frames."""
         return len(self.positions)
 
+    def label(self, weighted: bool = True) -> str:
+        """Return what they are, for plots and tables: the file, the temperature, and whether weights are used."""
+        stem = self.path.parent.name if self.path.name == "trajectory.h5" else self.path.stem
+        parts = [stem or self.path.stem]
+        if self.temperature and f"{self.temperature:g}K" not in stem:
+            parts.append(f"{self.temperature:g} K")
+        if weighted and self.log_weights is not None:
+            parts.append("reweighted")
+        return ", ".join(parts)
+
 
 def read_trajectory(
     path: str | Path, topology: str | Path | None = None, *, n_atoms: int | None = None

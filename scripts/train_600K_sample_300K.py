@@ -23,9 +23,10 @@ def main() -> int:
 
     import torch
 
-    from openmm_bg.cli.console import print_summary, say, with_error
+    from openmm_bg.cli.console import print_summary, say
     from openmm_bg.errors import InputError
     from openmm_bg.main_job import run_main_job
+    from openmm_bg.statistics import with_error
     from openmm_bg.threads import THREADS_VARIABLE, available_cores
 
     torch.set_num_threads(1)  # its tensors are small: several threads are not faster
@@ -67,7 +68,7 @@ def main() -> int:
         say("  " + "   ".join(parts))
     say(f"\nAll within 3.5 standard errors: {'yes' if summary['all_agree'] else 'NO'}")
     say(
-        f"Look at {arguments.output / 'ramachandran.png'}; all figures are in {arguments.output / 'summary.json'}."
+        f"Look at {arguments.output / 'report.html'}; all figures are in {arguments.output / 'summary.json'}."
     )
     return 0
 

@@ -6,16 +6,20 @@ from collections.abc import Callable
 
 from openmm_bg.errors import InputError
 from openmm_bg.systems.alanine_dipeptide import alanine_dipeptide
+from openmm_bg.systems.chignolin import chignolin
 from openmm_bg.systems.double_well import double_well
 from openmm_bg.systems.double_well_mixture import double_well_mixture
 from openmm_bg.systems.harmonic_oscillator import harmonic_oscillator
 from openmm_bg.systems.molecular_system import MolecularSystem
+from openmm_bg.systems.peptide import build_peptide
 from openmm_bg.systems.validation import check_system
 
 __all__ = [
     "MolecularSystem",
     "alanine_dipeptide",
+    "build_peptide",
     "check_system",
+    "chignolin",
     "double_well",
     "double_well_mixture",
     "harmonic_oscillator",
@@ -28,7 +32,10 @@ _TOYS = (
     "double_well_mixture",
     "harmonic_oscillator",
 )  # functions of this module, with parameters
-_BUILDERS: dict[str, Callable[[], MolecularSystem]] = {"alanine_dipeptide": alanine_dipeptide}
+_BUILDERS: dict[str, Callable[[], MolecularSystem]] = {
+    "alanine_dipeptide": alanine_dipeptide,
+    "chignolin": chignolin,
+}
 
 
 def names() -> list[str]:

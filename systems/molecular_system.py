@@ -12,6 +12,7 @@ import numpy as np
 
 from openmm_bg.errors import InputError
 from openmm_bg.systems.hashing import system_hash
+from openmm_bg.systems.pdb_files import read_pdb
 from openmm_bg.systems.torsions import backbone_torsions
 from openmm_bg.systems.validation import check_system
 from openmm_bg.units import kelvin, nanometers
@@ -148,37 +149,66 @@ class MolecularSystem:
             temperature: The temperature of interest [K].
 
         Raises:
-            InputError: If the file cannot be read or the force field lacks parameters for it.
+            InputError: If the file cannot be used, is not of one molecule, or the force field lacks parameters.
         """
-        from openmm import app
+        from openmm_bg.systems.molecule_files import read_pdb_molecule
 
-        files = [forcefield] if isinstance(forcefield, str) else list(forcefield)
-        if not files:
-            raise InputError('Give the names of force-field files, e.g. "amber14-all.xml implicit/obc1.xml".')
-        pdb = _read_pdb(path)
-        try:
-            loaded = app.ForceField(*files)
-        except Exception as error:
-            raise InputError(f"The force field {files} cannot be loaded: {_sentence(error)}") from error
-        topology = pdb.topology
-        topology.setPeriodicBoxVectors(None)
-        try:
-            system = loaded.createSystem(
-                topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False
-            )
-        except Exception as error:
-            raise InputError(
-                f"The force field {files} lacks parameters for {path}: {_sentence(error)} "
-                "Add the missing force-field file, or add hydrogens and caps to the PDB file."
-            ) from error
-        return cls(
-            name=name or Path(path).stem,
-            system=system,
-            topology=topology,
-            positions=pdb.getPositions(asNumpy=True),
-            temperature=temperature,
-            torsions=backbone_torsions(topology),
-        )
+        return read_pdb_molecule(path, forcefield).molecule(name, temperature)
+
+    @classmethod
+    def from_prmtop(
+        cls,
+        prmtop: str | Path,
+        coordinates: str | Path,
+        *,
+        implicit_solvent: str = "none",
+        name: str | None = None,
+        temperature: Any = 300.0,
+    ) -> MolecularSystem:
+        """Build a system from AMBER's files, without cutoff and constraints.
+
+        Args:
+            prmtop: The parameter and topology file.
+            coordinates: An inpcrd or restart file, or a PDB file (``.pdb``) of the same atoms.
+            implicit_solvent: "HCT", "OBC1", "OBC2", "GBn", "GBn2", or "none" for vacuum.
+            name: The system's name; the prmtop file's stem if not given.
+            temperature: The temperature of interest [K].
+
+        Raises:
+            InputError: If a file cannot be used, or they are not of one molecule without a periodic box.
+        """
+        from openmm_bg.systems.molecule_files import read_amber_molecule
+
+        return read_amber_molecule(prmtop, coordinates, implicit_solvent).molecule(name, temperature)
+
+    @classmethod
+    def from_psf(
+        cls,
+        psf: str | Path,
+        parameters: Sequence[str | Path],
+        coordinates: str | Path,
+        *,
+        implicit_solvent: str = "none",
+        name: str | None = None,
+        temperature: Any = 300.0,
+    ) -> MolecularSystem:
+        """Build a system from CHARMM's files, without cutoff and constraints.
+
+        Args:
+            psf: The structure file.
+            parameters: Parameter, topology and stream files.
+            coordinates: A PDB file (``.pdb``) or a CHARMM coordinate file of the same atoms.
+            implicit_solvent: "HCT", "OBC1", "OBC2", "GBn", "GBn2", or "none" for vacuum.
+            name: The system's name; the PSF file's stem if not given.
+            temperature: The temperature of interest [K].
+
+        Raises:
+            InputError: If a file cannot be used, a parameter is missing, or they are not of one molecule.
+        """
+        from openmm_bg.systems.molecule_files import read_charmm_molecule
+
+        parts = read_charmm_molecule(psf, parameters, coordinates, implicit_solvent)
+        return parts.molecule(name, temperature)
 
     @classmethod
     def from_files(
@@ -203,17 +233,11 @@ class MolecularSystem:
         Raises:
             InputError: If a file cannot be read or the two disagree.
         """
-        import openmm
+        from openmm_bg.systems.molecule_files import read_system
 
-        if not Path(system_xml).is_file():
-            raise InputError(f"There is no file {system_xml}.")
-        try:
-            system = openmm.XmlSerializer.deserialize(Path(system_xml).read_text())
-        except Exception as error:
-            raise InputError(f"{system_xml} is not a serialised OpenMM system: {_sentence(error)}") from error
-        if not isinstance(system, openmm.System):
-            raise InputError(f"{system_xml} holds a {type(system).__name__}, not an OpenMM system.")
-        pdb = _read_pdb(topology_pdb)
+        system = read_system(system_xml)
+        # Files that come with their bonds were written by this package.
+        pdb = read_pdb(topology_pdb, strict=bonds is None)
         if bonds is not None:
             _set_bonds(pdb.topology, bonds)
         return cls(
@@ -235,23 +259,3 @@ def _set_bonds(topology: app.Topology, bonds: np.ndarray) -> None:
         raise InputError("The PDB file's bonds do not belong to this molecule.")
     for first, second in sorted(wanted - found):
         topology.addBond(atoms[first], atoms[second])
-
-
-def _read_pdb(path: str | Path) -> app.PDBFile:
-    from openmm import app
-
-    if not Path(path).is_file():
-        raise InputError(f"There is no file {path}.")
-    try:
-        with Path(path).open() as file:  # given a name, PDBFile leaves the file open when it raises
-            pdb = app.PDBFile(file)
-    except Exception as error:  # the parser raises many kinds
-        raise InputError(f"{path} cannot be read as a PDB file: {_sentence(error)}") from error
-    if pdb.topology.getNumAtoms() == 0:
-        raise InputError(f"{path} cannot be read as a PDB file: it has no atoms.")
-    return pdb
-
-
-def _sentence(error: Exception) -> str:
-    """Return an exception's message on one line, with one full stop."""
-    return " ".join(str(error).split()).rstrip(".") + "."

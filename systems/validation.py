@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,40 +20,44 @@ def check_system(system: openmm.System) -> None:
         InputError: For constraints, virtual sites, massless particles, barostats and periodic boxes, and
             for a system without particles or forces.
     """
+    for problem in system_problems(system):
+        raise InputError(problem)
+
+
+def system_problems(system: openmm.System) -> Iterator[str]:
+    """Yield all reasons for which `check_system` refuses a system, each with its remedy."""
     import openmm
     from openmm import unit
 
     if count := system.getNumConstraints():
-        raise InputError(
+        yield (
             f"The system has {count} constraint{'s' if count > 1 else ''}, but all 3N coordinates must be free "
             "to move, bond lengths included: build it with constraints=None and rigidWater=False (openmmtools: "
             "testsystems.AlanineDipeptideImplicit(constraints=None))."
         )
     particles = range(system.getNumParticles())
     if sites := sum(system.isVirtualSite(i) for i in particles):
-        raise InputError(
-            f"The system has {sites} virtual sites, which are not supported; use a model without them."
-        )
+        yield f"The system has {sites} virtual sites, which are not supported; use a model without them."
     barostats = [force.getName() for force in system.getForces() if "Barostat" in type(force).__name__]
     if barostats:
-        raise InputError(
+        yield (
             f"The system has a barostat ({barostats[0]}), but a molecule in implicit solvent has no volume: "
             "remove the barostat."
         )
     if system.usesPeriodicBoundaryConditions():
-        raise InputError(
+        yield (
             f"The system is periodic ({_periodic_force(system)}): build it with nonbondedMethod=NoCutoff or "
             "CutoffNonPeriodic, constraints=None and implicit solvent (explicit solvent and crystals are not "
             "supported)."
         )
-    masses = [system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles]
+    masses = [
+        system.getParticleMass(i).value_in_unit(unit.dalton) for i in particles if not system.isVirtualSite(i)
+    ]
     if not all(np.isfinite(mass) and mass > 0 for mass in masses):
-        raise InputError("The system has particles without mass (fixed in space), which are not supported.")
+        yield "The system has particles without mass (fixed in space), which are not supported."
     without_energy = (openmm.CMMotionRemover, openmm.AndersenThermostat)
     if not masses or all(isinstance(force, without_energy) for force in system.getForces()):
-        raise InputError(
-            "The system has no particles or no forces: it has no Boltzmann distribution to learn."
-        )
+        yield "The system has no particles or no forces: it has no Boltzmann distribution to learn."
 
 
 def _periodic_force(system: openmm.System) -> str:

@@ -123,3 +123,29 @@ def test_incomplete_samples_are_refused(samples, tmp_path):
     summary.unlink()  # never taken for an unweighted trajectory
     with pytest.raises(InputError, match="lost its weights"):
         io.read_frames(path)
+
+
+def test_iterations_that_tuned_a_latent_move_are_left_out(molecule, tmp_path, monkeypatch):
+    """An exchange run of ten iterations with four proposals each, the first ten of which tuned the step size."""
+    from openmm_bg.exchange import ExchangeRecord
+
+    positions = np.array(molecule.positions) * (1 + np.arange(10))[:, None, None, None]
+    positions = np.repeat(positions, 2, axis=1).astype(np.float32)
+    energies, rest = np.arange(20.0).reshape(10, 2), np.zeros(2)
+    settings = {"model": "gone", "n_proposals": 4, "n_tuning": 10}
+
+    def record(path):
+        return ExchangeRecord(
+            np.array([300.0, 600.0]), positions, energies, np.zeros((10, 2)), *[rest] * 5, settings=settings
+        )
+
+    monkeypatch.setattr("openmm_bg.exchange.read_exchange", record)
+    monkeypatch.setattr(io, "_is_exchange", lambda path: True)
+    (tmp_path / "run.nc").write_text("")
+    (tmp_path / "topology.pdb").write_text(molecule.topology_pdb())
+    frames = io.read_frames(tmp_path / "run.nc", tmp_path / "topology.pdb", temperature=600.0)
+    np.testing.assert_array_equal(frames.potential_energy, np.arange(7.0, 20.0, 2))
+    np.testing.assert_allclose(frames.positions, positions[3:, 1])
+    settings["n_tuning"] = 400
+    with pytest.raises(InputError, match="only iterations that tuned"):
+        io.read_frames(tmp_path / "run.nc", tmp_path / "topology.pdb")

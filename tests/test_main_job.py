@@ -48,6 +48,7 @@ def test_main_job(tmp_path):
         "torsions.csv",
         "data/trajectory.h5",
         "model/model.json",
+        "report.html",
     ):
         assert (tmp_path / "job" / name).stat().st_size > 0
     # Nothing is done again: the stages say so by staying silent, but for the exchange, which looks at its storage.

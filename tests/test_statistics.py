@@ -236,3 +236,21 @@ def test_z_score():
     assert statistics.z_score((3.0, 0.3), (1.0, 0.4)) == pytest.approx(4.0)
     assert statistics.z_score((1.0, 0.0), (1.0, 0.0)) == 0.0
     assert statistics.z_score((0.0, 0.0), (1.0, 0.0)) == -np.inf
+
+
+def test_error_of_the_effective_sample_size(rng):
+    """Log-normal weights of width s: the effective fraction is exp(-s^2)."""
+    width = 0.5
+    estimates = [
+        statistics.effective_sample_size_estimate(width * rng.standard_normal(4000) + 100.0)
+        for _ in range(300)
+    ]
+    values, errors = np.array(estimates).T
+    assert values.mean() == pytest.approx(np.exp(-(width**2)), rel=0.005)
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.15)
+    log_weights = np.append(rng.standard_normal(50), -np.inf)
+    found = statistics.effective_sample_size_estimate(log_weights)
+    assert found.value == pytest.approx(statistics.effective_sample_size(log_weights))
+    # Draws that were all kept, and as many that were all lost: a fraction with a binomial error.
+    half = np.where(np.arange(1000) < 500, 0.0, -np.inf)
+    assert statistics.effective_sample_size_estimate(half) == pytest.approx((0.5, 0.5 / np.sqrt(999)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import mdtraj
 import numpy as np
@@ -75,3 +76,20 @@ def test_energies_temperature_and_walkers_of_a_simulation(trajectory, tmp_path):
     for n_walkers, expected in ((29, 29), (7, 1), (0, 1), ("x", 1)):  # 58 frames are not of 7 walkers
         (tmp_path / "provenance.json").write_text(json.dumps({"n_walkers": n_walkers}))
         assert trajectories.read_trajectory(tmp_path / "trajectory.h5").n_walkers == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "weights", "label", "plain"),
+    [
+        ("samples.h5", 300.0, True, "samples, 300 K, reweighted", "samples, 300 K"),
+        ("samples_300K.h5", 300.0, True, "samples_300K, reweighted", "samples_300K"),
+        ("data/trajectory.h5", 600.0, False, "data, 600 K", "data, 600 K"),
+        ("my.dcd", None, False, "my", "my"),
+    ],
+)
+def test_labels(name, temperature, weights, label, plain):
+    frames = trajectories.Frames(
+        Path(name), np.zeros((1, 1, 3)), None, None, temperature, np.zeros(1) if weights else None
+    )
+    assert frames.label() == label
+    assert frames.label(weighted=False) == plain

@@ -13,8 +13,12 @@ from typing import Annotated
 import typer
 
 from openmm_bg import __version__
+from openmm_bg.cli.check import check
 from openmm_bg.cli.exchange import exchange
+from openmm_bg.cli.info import info
+from openmm_bg.cli.observables import observables
 from openmm_bg.cli.ramachandran import ramachandran
+from openmm_bg.cli.report import report
 from openmm_bg.cli.sample import sample
 from openmm_bg.cli.simulate import simulate
 from openmm_bg.cli.systems import systems
@@ -44,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (systems, simulate, train, sample, exchange, ramachandran):
+for _command in (systems, check, simulate, train, sample, exchange, ramachandran, observables, report, info):
     app.command()(_command)
 
 
@@ -64,7 +68,9 @@ def _openmm_bg(
     """Boltzmann generators for OpenMM: a flow learns molecular dynamics and samples at other temperatures.
 
     In order: **simulate** makes data, **train** a model of them, **sample** draws weighted samples from it,
-    **exchange** uses it in replica exchange, and **ramachandran** compares the results.
+    **exchange** uses it in replica exchange, **ramachandran** and **observables** compare the results, and
+    **report** makes a page of them. **check** tells beforehand whether a molecule of your own is supported, and
+    **info** what a model is.
 
     Example: openmm-bg simulate alanine_dipeptide --temperature 600 --output data
     """

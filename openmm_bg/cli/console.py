@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
-
-from openmm_bg.statistics import Estimate
 
 Settings = TypeVar("Settings")
 
@@ -51,12 +48,3 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: st
 def print_summary(rows: Iterable[tuple[str, str, str]], title: str = "") -> None:
     """Print figures: name, value, and what it means."""
     print_table(("figure", "value", "meaning"), rows, title)
-
-
-def with_error(estimate: Estimate | tuple[float, float]) -> str:
-    """Return an estimate as text, e.g. "0.0031 ± 0.0004": as many digits as its standard error allows."""
-    value, stderr = estimate
-    if not (math.isfinite(stderr) and stderr > 0):
-        return f"{value:.4g} ± {stderr:.1g}"
-    digits = max(0, 1 - math.floor(math.log10(stderr)))
-    return f"{value:.{digits}f} ± {stderr:.{digits}f}"

@@ -8,8 +8,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from openmm_bg.cli.console import print_table, say, with_error
+from openmm_bg.cli.console import print_table, say
 from openmm_bg.errors import InputError
+from openmm_bg.statistics import with_error
 
 
 def exchange(

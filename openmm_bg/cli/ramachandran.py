@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openmm_bg.cli.console import print_table, say, with_error
+from openmm_bg.cli.console import print_table, say
+from openmm_bg.cli.labels import check_labels, read_file
 from openmm_bg.errors import InputError
+from openmm_bg.statistics import with_error
 
 if TYPE_CHECKING:
     from openmm_bg.analysis import Ramachandran
@@ -44,11 +46,10 @@ def ramachandran(
 
     if output.suffix.lower() not in {".png", ".svg"}:
         raise InputError(f"A figure is written to a file that ends in .png or .svg, not {output.name!r}.")
-    if label and len(label) != len(files):
-        raise InputError(f"There are {len(files)} files but {len(label)} labels; give each file one.")
+    labels = check_labels(files, label)
     data = [
         _read(path, name, topology, temperature, residue, weights)
-        for path, name in zip(files, label or [None] * len(files), strict=True)
+        for path, name in zip(files, labels, strict=True)
     ]
     figure = plotting.plot_ramachandran(data, bins=bins, maximum=maximum, title=title)
     torsions = output.with_name(f"{output.stem}_torsions.png")
@@ -70,13 +71,10 @@ def _read(
     weighted: bool,
 ) -> Ramachandran:
     from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
-    from openmm_bg.io import read_frames
     from openmm_bg.samples import warn_if_unreliable
     from openmm_bg.systems.torsions import backbone_torsions
 
-    if (path / "trajectory.h5").is_file():
-        path = path / "trajectory.h5"
-    frames = read_frames(path, topology, temperature=temperature)
+    frames = read_file(path, topology, temperature)
     torsions = backbone_torsions(frames.topology.to_openmm())
     pairs = torsion_pairs(torsions)
     if not pairs:
@@ -91,10 +89,7 @@ def _read(
     log_weights = frames.log_weights if weighted else None
     if log_weights is not None:
         warn_if_unreliable(log_weights)
-    if label is None:
-        stem = path.parent.name if path.name == "trajectory.h5" else path.stem
-        kind = ", reweighted" if log_weights is not None else ""
-        label = (stem or path.stem) + (f", {frames.temperature:g} K" if frames.temperature else "") + kind
+    label = label or frames.label(weighted)
     return Ramachandran(label, angles[names[0]], angles[names[1]], log_weights, frames.n_walkers)
 
 

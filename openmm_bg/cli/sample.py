@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openmm_bg.cli.console import print_summary, say, with_error
+from openmm_bg.cli.console import print_summary, say
 from openmm_bg.errors import InputError
+from openmm_bg.statistics import with_error
 
 if TYPE_CHECKING:
     from openmm_bg.generator import BoltzmannGenerator

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from openmm_bg.cli import molecule as options
 from openmm_bg.cli.console import print_summary, settings_from
-from openmm_bg.errors import InputError
-
-if TYPE_CHECKING:
-    from openmm_bg.systems import MolecularSystem
 
 
 def simulate(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
-    system: Annotated[str | None, typer.Argument(help="A name that openmm-bg systems lists.")] = None,
-    pdb: Annotated[Path | None, typer.Option(help="Your own molecule: a PDB file with hydrogens.")] = None,
-    forcefield: Annotated[
-        list[str] | None, typer.Option(help="A force-field file for --pdb; repeat for several.")
-    ] = None,
-    system_xml: Annotated[
-        Path | None, typer.Option(help="A serialised OpenMM system for --pdb, instead of a force field.")
-    ] = None,
+    name: options.Name = None,
+    pdb: options.Pdb = None,
+    forcefield: options.Forcefield = None,
+    system_xml: options.SystemXml = None,
+    topology: options.TopologyPdb = None,
+    prmtop: options.Prmtop = None,
+    inpcrd: options.Inpcrd = None,
+    psf: options.Psf = None,
+    parameters: options.Parameters = None,
+    crd: options.Crd = None,
+    implicit_solvent: options.ImplicitSolvent = None,
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="Temperature (K).")] = 600.0,
     n_frames: Annotated[int, typer.Option("--frames", help="Frames to keep, of all walkers.")] = 100_000,
     n_walkers: Annotated[int, typer.Option("--walkers", help="Independent walkers, run at once.")] = 512,
@@ -53,11 +53,14 @@ def simulate(
 ) -> None:
     """Run molecular dynamics of many walkers and write a trajectory with energies.
 
-    An interrupted run is continued by the same command.
+    An interrupted run is continued by the same command. openmm-bg check tells beforehand whether a molecule of your
+    own is supported.
 
     Example: openmm-bg simulate alanine_dipeptide --temperature 600 --output data
 
     Example: openmm-bg simulate --pdb my.pdb --forcefield amber96.xml --forcefield amber96_obc.xml -o data
+
+    Example: openmm-bg simulate --prmtop my.prmtop --inpcrd my.inpcrd --implicit-solvent OBC2 -T 600 -o data
     """
     from openmm_bg.simulation import SimulationSettings
     from openmm_bg.simulation import simulate as run_simulation
@@ -68,7 +71,7 @@ def simulate(
         ladder=tuple(ladder or ()),
         hydrogen_mass=hydrogen_mass or None,
     )
-    molecule = _molecule(system, pdb, forcefield or [], system_xml, temperature)
+    molecule = options.read_molecule(context.params, temperature)
     trajectory = run_simulation(molecule, output, settings, progress=not quiet)
     n_frames = settings.frames_per_walker * settings.n_walkers
     spacing = settings.interval * settings.timestep
@@ -81,21 +84,3 @@ def simulate(
         ],
         title=f"{molecule.name}: {trajectory}",
     )
-
-
-def _molecule(
-    name: str | None, pdb: Path | None, forcefield: list[str], system_xml: Path | None, temperature: float
-) -> MolecularSystem:
-    from openmm_bg.systems import MolecularSystem, load
-
-    if (name is None) == (pdb is None):
-        raise InputError("Give either the name of a system (see openmm-bg systems) or --pdb FILE.")
-    if name is not None:
-        if forcefield or system_xml:
-            raise InputError(f"{name} brings its force field; --forcefield and --system-xml go with --pdb.")
-        return load(name)
-    if bool(forcefield) == (system_xml is not None):
-        raise InputError("A PDB file needs either --forcefield (e.g. amber14-all.xml) or --system-xml.")
-    if system_xml is not None:
-        return MolecularSystem.from_files(system_xml, pdb, temperature=temperature)
-    return MolecularSystem.from_pdb(pdb, forcefield, temperature=temperature)

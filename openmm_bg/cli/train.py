@@ -19,6 +19,9 @@ def train(
     n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 7000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the flow and of the training.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files for TensorBoard beside log.csv.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Frames in a step of maximum likelihood.", rich_help_panel=_OPTIMISER)
     ] = 256,
@@ -107,7 +110,8 @@ def train(
 ) -> None:
     """Train a flow on molecular dynamics data, by example and by energy.
 
-    An interrupted training is continued by the same command; log.csv in the output has its progress.
+    An interrupted training is continued by the same command; log.csv in the output has its progress,
+    and so have event files with --tensorboard: look at them with tensorboard --logdir MODEL.
 
     Example: openmm-bg train data --output model
     """
@@ -115,7 +119,7 @@ def train(
     from openmm_bg.training import train as run_training
 
     settings = settings_from(TrainingSettings, context.params)
-    generator = run_training(load_data(data), output, settings, progress=not quiet)
+    generator = run_training(load_data(data), output, settings, progress=not quiet, tensorboard=tensorboard)
     record = generator.record["training"]
     best = min(record["log"], key=lambda row: row["held_out_nll"] + row["kl"])
     low, high = generator.temperature_range

@@ -76,16 +76,13 @@ def start_positions(generator: BoltzmannGenerator, structure: str | Path) -> np.
     Raises:
         InputError: If the file cannot be read, is of another molecule, or has another chirality.
     """
-    from openmm import app, unit
+    from openmm import unit
+
+    from openmm_bg.systems.pdb_files import read_pdb
 
     path = Path(structure)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.")
-    try:
-        pdb = app.PDBFile(str(path))
-        positions = np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-    except Exception as error:  # the parser raises many kinds
-        raise InputError(f"{path} cannot be read as a PDB file: {error}") from error
+    pdb = read_pdb(path)
+    positions = np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     ours, theirs = ([atom.element for atom in t.atoms()] for t in (generator.system.topology, pdb.topology))
     if ours != theirs:
         raise InputError(

@@ -14,7 +14,7 @@ import yaml
 
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
-from openmm_bg.statistics import round_trips
+from openmm_bg.statistics import chain_mean, round_trips
 from openmm_bg.units import thermal_energy
 
 
@@ -35,6 +35,8 @@ class ExchangeRecord:
         flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
         step_sizes: The latent move's step sizes with shape=(n_states,); NaN for other moves.
         settings: What the run was made with.
+        exchange_acceptance_stderr: Standard errors of the exchange acceptances, from their scatter over the
+            iterations; NaN where unknown.
     """
 
     temperatures: np.ndarray
@@ -47,6 +49,7 @@ class ExchangeRecord:
     flow_nonfinite: np.ndarray
     step_sizes: np.ndarray
     settings: dict[str, Any]
+    exchange_acceptance_stderr: np.ndarray | None = None
 
     @property
     def n_iterations(self) -> int:
@@ -134,12 +137,10 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         reduced = np.asarray(dataset["energies"][iterations])  # (iteration, replica, state)
         reduced = np.take_along_axis(reduced, replicas[:, None, :], axis=1)[:, 0, :]
         temperatures = np.array(settings["temperatures"], dtype=np.float64)
-        accepted = np.asarray(dataset["accepted"][iterations]).sum(axis=0)
-        proposed = np.asarray(dataset["proposed"][iterations]).sum(axis=0)
+        accepted, proposed = (_neighbours(dataset[name][iterations]) for name in ("accepted", "proposed"))
         statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
-    neighbours = np.arange(len(temperatures) - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        exchange_acceptance = accepted[neighbours, neighbours + 1] / proposed[neighbours, neighbours + 1]
+        exchange_acceptance = accepted.sum(axis=0) / proposed.sum(axis=0)
     return ExchangeRecord(
         temperatures=temperatures,
         positions=positions,
@@ -151,7 +152,23 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         flow_nonfinite=np.array([found["n_nonfinite"] for found in statistics]),
         step_sizes=np.array([found["step_size"] for found in statistics]),
         settings=settings,
+        exchange_acceptance_stderr=_ratio_errors(accepted, proposed),
     )
+
+
+def _neighbours(counts: Any) -> np.ndarray:
+    """Return the counts of neighbouring states, with shape=(n_iterations, n_states - 1)."""
+    lower = np.arange(np.shape(counts)[1] - 1)
+    return np.asarray(counts)[:, lower, lower + 1].astype(np.float64)
+
+
+def _ratio_errors(accepted: np.ndarray, proposed: np.ndarray) -> np.ndarray:
+    """Return the standard errors of ratios of sums over iterations, which are correlated; NaN where unknown."""
+    errors = np.full(accepted.shape[1], np.nan)
+    for k, (one, all_) in enumerate(zip(accepted.T, proposed.T, strict=True)):
+        if len(one) > 1 and all_.sum() > 0:
+            errors[k] = chain_mean(one - one.sum() / all_.sum() * all_).stderr / all_.mean()
+    return errors
 
 
 def open_storage(storage: str | Path) -> Any:

@@ -27,6 +27,7 @@ from openmm_bg.potentials.torch_potential import TranslationError
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
 from openmm_bg.training.settings import TrainingSettings
+from openmm_bg.training.tensorboard import TensorBoardLog
 from openmm_bg.transforms import Coordinates, InternalCoordinates
 from openmm_bg.units import thermal_energy
 
@@ -47,6 +48,7 @@ def train(
     *,
     coordinates: Coordinates | None = None,
     progress: bool = False,
+    tensorboard: bool = False,
 ) -> BoltzmannGenerator:
     """Train a flow on molecular dynamics data, or continue an interrupted training.
 
@@ -62,15 +64,17 @@ def train(
         coordinates: The map between positions and features, fitted to data or not in need of it; the molecule's
             internal coordinates, fitted to the data, if not given.
         progress: Show a progress bar with the latest figures.
+        tensorboard: Write the rows of ``log.csv`` as event files for TensorBoard, too, beside it.
 
     Returns:
         The generator, saved in the directory.
 
     Raises:
         InputError: If the data are unsuitable, or the directory holds a finished model, or an interrupted
-            training of other data or settings.
+            training of other data or settings, or TensorBoard is wanted and not installed.
     """
-    trainer = Trainer(data, Path(output), settings or TrainingSettings(), coordinates)
+    events = TensorBoardLog(Path(output)) if tensorboard else None
+    trainer = Trainer(data, Path(output), settings or TrainingSettings(), coordinates, events)
     trainer.resume()
     trainer.run(progress)
     return trainer.finish()
@@ -85,6 +89,7 @@ class Trainer:
         output: Path,
         settings: TrainingSettings,
         coordinates: Coordinates | None = None,
+        events: TensorBoardLog | None = None,
     ) -> None:
         if (output / "model.json").exists():
             raise InputError(
@@ -94,7 +99,7 @@ class Trainer:
             output.is_dir() and ((output / CHECKPOINT).exists() or not any(output.iterdir()))
         ):
             raise InputError(f"{output} exists and holds other things; choose another output directory.")
-        self.data, self.output, self.settings = data, output, settings
+        self.data, self.output, self.settings, self._events = data, output, settings, events
         self.identity = {
             "system_hash": data.system.system_hash,
             "temperature": data.temperature,
@@ -255,6 +260,8 @@ class Trainer:
         content = save(contiguous, metadata={"openmm_bg_training": json.dumps(header)})
         atomic_write_bytes(self.output / CHECKPOINT, content)
         self._write_log()
+        if self._events is not None:
+            self._events.write(self.log)
 
     def resume(self) -> None:
         """Continue from a checkpoint, if the output directory has one.
@@ -317,6 +324,8 @@ class Trainer:
         # The checkpoint stays until the model is whole.
         generator.save(self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
+        if self._events is not None:
+            self._events.close()
         return generator
 
     def _write_log(self) -> None:

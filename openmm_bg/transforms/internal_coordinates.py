@@ -30,16 +30,20 @@ class InternalCoordinates(Coordinates):
     other coordinates are centred and whitened by the inverse square root of their covariance (the symmetric
     one, so that each feature stays close to its own coordinate).
 
-    *Domain.* Features with r^3/3 <= 0, |cos theta| >= 1, a narrow torsion more than pi from its centre, or a
-    sibling torsion at a four-bonded centre whose sign differs from the reference's (another chirality, or
-    swapped hydrogen labels) are outside: ``inverse`` returns NaN and ``forward`` a log-determinant of -inf.
+    *Domain.* Features with r^3/3 <= 0, |cos theta| >= 1, a narrow torsion more than pi from its centre, or another
+    handedness than the reference's at a centre with four bonds (another chirality, or swapped hydrogen labels)
+    are outside: ``inverse`` returns NaN and ``forward`` a log-determinant of -inf. Nothing else is fixed: what
+    turning about bonds can do, such as ring flips or a carboxylate's half turn, is inside.
 
     Args:
         z_matrix: The Z-matrix.
         stereo_signs: The sign of each torsion that has a fixed one, 0 for the others, shape=(n_atoms - 3,).
+        centre_signs: The handedness, 1 or -1, of each of the Z-matrix's ``centres``, shape=(n_centres,).
     """
 
-    def __init__(self, z_matrix: ZMatrix, stereo_signs: np.ndarray) -> None:
+    def __init__(
+        self, z_matrix: ZMatrix, stereo_signs: np.ndarray, centre_signs: np.ndarray | None = None
+    ) -> None:
         super().__init__()
         self.z_matrix = z_matrix
         self.n_atoms = n = z_matrix.n_atoms
@@ -61,6 +65,9 @@ class InternalCoordinates(Coordinates):
             self._index(f"_references_{k}", np.stack(references))
         size = 3 * n - 6
         self.register_buffer("stereo_signs", torch.as_tensor(np.asarray(stereo_signs), dtype=torch.float64))
+        if centre_signs is None:
+            centre_signs = np.zeros(len(z_matrix.centres))
+        self.register_buffer("centre_signs", torch.as_tensor(np.asarray(centre_signs), dtype=torch.float64))
         self.register_buffer("circular", torch.zeros(size, dtype=torch.bool))
         self.register_buffer("center", torch.zeros(size, dtype=torch.float64))
         # Whitening of the coordinates that are not circular; the identity on circular ones.
@@ -84,8 +91,8 @@ class InternalCoordinates(Coordinates):
             masses: Masses [Da] with shape=(n_atoms,).
 
         Raises:
-            InputError: If the molecule has a ring, is not connected, or has a straight bond angle that a
-                torsion would need.
+            InputError: If the molecule is not connected, or has a straight bond angle that a torsion
+                would need.
         """
         positions = positions_tensor(positions)
         z_matrix = ZMatrix.from_bonds(len(positions), bonds, masses)
@@ -95,6 +102,7 @@ class InternalCoordinates(Coordinates):
         torsions = raw[2 * len(positions) - 3 :]
         stereo = torch.as_tensor(z_matrix.stereo[3:])
         coordinates.stereo_signs = torch.where(stereo, torch.sign(torsions), 0.0)
+        coordinates.centre_signs = torch.sign(coordinates._handedness(positions[None]))[0]
         return coordinates
 
     def _refuse_straight_angles(self, raw: torch.Tensor) -> None:
@@ -137,7 +145,7 @@ class InternalCoordinates(Coordinates):
                 f"The positions contain NaN or infinite values in {frames} frame(s); remove them."
             )
         raw = self._raw(positions)
-        if wrong := int((~self._in_class(raw)).sum()):
+        if wrong := int((~self._in_class(raw, positions)).sum()):
             raise InputError(
                 f"{wrong} of {len(raw)} configurations have another chirality or hydrogen labelling than the "
                 "reference; give a reference of the same molecule, or remove them."
@@ -182,7 +190,7 @@ class InternalCoordinates(Coordinates):
         """Map positions (batch, n_atoms, 3) [nm] to features; log-determinant -inf outside the domain."""
         raw = self._raw(inputs)
         features = self._offset(raw) @ self.whiten.to(raw).T
-        return features, torch.where(self._in_class(raw), -self.log_scale.to(raw), -torch.inf)
+        return features, torch.where(self._in_class(raw, inputs), -self.log_scale.to(raw), -torch.inf)
 
     def inverse(
         self, inputs: torch.Tensor, context: Any = None, *, frame: torch.Tensor | None = None
@@ -204,27 +212,48 @@ class InternalCoordinates(Coordinates):
         bonds = torch.where(valid[:, None], bonds, 1e-3)
         angles = torch.where(valid[:, None], angles, 0.0)
         positions = self._place((3.0 * bonds) ** (1.0 / 3.0), angles, torsions, frame)
+        valid = valid & self._has_handedness(positions)
         positions = torch.where(valid[:, None, None], positions, torch.nan)
         return positions, self.log_scale.to(inputs).expand(len(inputs))
 
     def in_domain(self, positions: torch.Tensor) -> torch.Tensor:
         """Tell which configurations have the reference's chirality and labels, with shape=(batch,)."""
-        return self._in_class(self._raw(positions))
+        return self._in_class(self._raw(positions), positions)
 
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the transform, as JSON; its buffers are saved apart."""
         z = self.z_matrix
-        columns = ("atoms", "bond", "angle", "torsion", "sibling", "stereo")
+        columns = ("atoms", "bond", "angle", "torsion", "sibling", "stereo", "centres")
         return {"kind": "InternalCoordinates", "z_matrix": {c: getattr(z, c).tolist() for c in columns}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InternalCoordinates:
         """Rebuild the transform; its buffers are to be loaded afterwards."""
-        z_matrix = ZMatrix(**{name: np.array(column) for name, column in config["z_matrix"].items()})
+        columns = {name: np.array(column) for name, column in config["z_matrix"].items()}
+        # A molecule without rings has none, and a model of before rings does not mention them.
+        columns["centres"] = columns.get("centres", np.zeros(0)).astype(np.int64).reshape(-1, 4)
+        z_matrix = ZMatrix(**columns)
         return cls(z_matrix, np.zeros(z_matrix.n_atoms - 3))
 
-    def _in_class(self, raw: torch.Tensor) -> torch.Tensor:
-        return self._has_signs(raw[:, 2 * self.n_atoms - 3 :]) & torch.isfinite(raw).all(1)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load the buffers; a model of before rings has no signs of centres, and no centres."""
+        state_dict.setdefault(f"{prefix}centre_signs", torch.zeros(0, dtype=torch.float64))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _in_class(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        signs = self._has_signs(raw[:, 2 * self.n_atoms - 3 :])
+        return signs & torch.isfinite(raw).all(1) & self._has_handedness(positions)
+
+    def _handedness(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return a triple product at each of the Z-matrix's centres with shape=(batch, n_centres)."""
+        centre, a, b, c = positions[:, self.z_matrix.centres.T].unbind(1)
+        return (torch.linalg.cross(a - centre, b - centre, dim=-1) * (c - centre)).sum(-1)
+
+    def _has_handedness(self, positions: torch.Tensor) -> torch.Tensor:
+        if not len(self.centre_signs):
+            return torch.ones(len(positions), dtype=torch.bool, device=positions.device)
+        signs = self.centre_signs.to(positions)
+        return ((self._handedness(positions) * signs > 0) | (signs == 0)).all(1)
 
     def _has_signs(self, torsions: torch.Tensor) -> torch.Tensor:
         signs = self.stereo_signs.to(torsions)

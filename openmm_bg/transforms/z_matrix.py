@@ -1,8 +1,8 @@
-"""A Z-matrix for any connected molecule without rings, derived from its bonds."""
+"""A Z-matrix for any connected molecule, derived from its bonds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class ZMatrix:
     A branch's first atom has a proper torsion; its siblings have torsions *relative to it*: then a
     methyl group has one free angle instead of three coupled ones.
 
+    The bonds used make a tree. In a ring two arms grow from where the tree enters it, and the bond where
+    they meet is left out: its length, and the angles at its ends, follow from the other coordinates.
+
     Args:
         atoms: The atoms in the order of placement, with shape=(n_atoms,).
         bond: The atom each is bonded to, by row, with shape=(n_atoms,); -1 where there is none.
@@ -29,6 +32,8 @@ class ZMatrix:
             For children of the second seed atom it is the third seed atom, whose own torsion is zero.
         stereo: Whether the row's sibling torsion has a fixed sign, given by the reference: siblings at
             centres with four bonds, which carry chirality and hydrogen labels; with shape=(n_atoms,).
+        centres: Centres with four bonds whose handedness no sibling torsion tells, since bonds that close rings
+            lead to their neighbours; each with three of the neighbours, shape=(n_centres, 4).
     """
 
     atoms: np.ndarray
@@ -37,6 +42,7 @@ class ZMatrix:
     torsion: np.ndarray
     sibling: np.ndarray
     stereo: np.ndarray
+    centres: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
 
     @property
     def n_atoms(self) -> int:
@@ -67,7 +73,7 @@ class ZMatrix:
             masses: Masses [Da] with shape=(n_atoms,), to tell heavy branches; all equal if not given.
 
         Raises:
-            InputError: If the molecule has fewer than three atoms, is not connected, or has a ring.
+            InputError: If the molecule has fewer than three atoms or is not connected.
         """
         if n_atoms < 3:
             raise InputError(
@@ -106,11 +112,6 @@ def _neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
             f"The molecule is not connected: no chain of bonds leads from atom 0 to atom {missing}; "
             "check the topology's bonds, and give one molecule at a time."
         )
-    if len(pairs) >= n_atoms:
-        raise InputError(
-            f"The molecule has {len(pairs) - n_atoms + 1} ring(s), and internal coordinates support "
-            "molecules without rings only, so far."
-        )
     return neighbours
 
 
@@ -144,12 +145,16 @@ def _seed(neighbours: list[list[int]], masses: np.ndarray) -> tuple[int, int, in
             chain.append(previous[chain[-1]])
         chain = min(chain, chain[::-1])  # the end with the lower index
         return chain[0], chain[1], chain[2]
-    raise InputError("The molecule has no chain of three bonded atoms.")
+    # All atoms are bonded to each other.
+    middle = max(range(len(neighbours)), key=lambda atom: len(neighbours[atom]))
+    return neighbours[middle][0], middle, neighbours[middle][1]
 
 
 def _grow(neighbours: list[list[int]], seed: tuple[int, int, int]) -> tuple[list[int], list[int]]:
-    parent, order = [-1] * len(neighbours), [seed[0]]
-    seen = {seed[0]}
+    """Return each atom's parent in the tree that grows from the seed, and the atoms, parents first."""
+    parent, order = [-1] * len(neighbours), list(seed)
+    parent[seed[1]], parent[seed[2]] = seed[0], seed[1]
+    seen = set(seed)
     for atom in order:
         for other in neighbours[atom]:
             if other not in seen:
@@ -168,9 +173,9 @@ def _assemble(
         (second, first, -1, -1, -1, False),
         (third, second, first, -1, -1, False),
     ]
-    queue = [first, second, third]
+    queue, centres = [first, second, third], []
     for centre in queue:
-        children = [atom for atom in neighbours[centre] if atom != parent[centre] and atom not in seed]
+        children = [atom for atom in neighbours[centre] if parent[atom] == centre and atom not in seed]
         children.sort(key=lambda atom: (-weight[atom], atom))
         # The axis runs from `axis` to the centre, and `reference` is the fourth atom of the proper torsion.
         if centre == first:
@@ -184,6 +189,8 @@ def _assemble(
             if axis == first:  # a branch at the first seed atom
                 reference = second
         stereo = len(neighbours[centre]) == 4
+        if stereo and len(children) + (leader >= 0) < 2:
+            centres.append((centre, *neighbours[centre][:3]))
         for child in children:
             # Siblings share the leader's torsion reference: their absolute torsion is the sum.
             rows.append((child, centre, axis, reference, leader, stereo and leader >= 0))
@@ -191,4 +198,5 @@ def _assemble(
                 leader = child
             queue.append(child)
     atoms, bond, angle, torsion, sibling, chiral = (np.array(column) for column in zip(*rows, strict=True))
-    return ZMatrix(atoms, bond, angle, torsion, sibling, chiral)
+    open_centres = np.array(centres, dtype=np.int64).reshape(-1, 4)
+    return ZMatrix(atoms, bond, angle, torsion, sibling, chiral, open_centres)

@@ -16,7 +16,18 @@ from openmm_bg.exchange import run_parallel_tempering
 from openmm_bg.simulation import SimulationSettings
 from openmm_bg.training import TrainingSettings
 
-COMMANDS = ["systems", "simulate", "train", "sample", "exchange", "ramachandran"]
+COMMANDS = [
+    "systems",
+    "check",
+    "simulate",
+    "train",
+    "sample",
+    "exchange",
+    "ramachandran",
+    "observables",
+    "report",
+    "info",
+]
 
 
 def parameters(command: str) -> dict[str, object]:
@@ -83,6 +94,7 @@ def test_systems_lists_what_there_is(run):
     result = run("systems")
     assert result.code == 0
     assert re.search(r"alanine_dipeptide +22 +300 +phi, psi", result.out)
+    assert re.search(r"chignolin +175 +350 +10 phi, 10 psi", result.out)
 
 
 def test_entry_point_and_fast_help():

@@ -22,6 +22,7 @@ from openmm_bg.exchange import (
     resume_sampler,
     run_parallel_tempering,
 )
+from openmm_bg.exchange.record import _ratio_errors
 from openmm_bg.io import read_frames
 from openmm_bg.mcmc import LatentMonteCarloMove, registry
 
@@ -169,7 +170,7 @@ def test_iterations_that_tuned_a_latent_move_are_left_out(
     storage = tmp_path / "latent.nc"
     run = run_parallel_tempering(model, storage, n_iterations=2, move="latent", seed=1, **SETTINGS)
     assert run.n_tuning == 2
-    with pytest.raises(InputError, match="no finished iteration after tuning yet"):
+    with pytest.raises(InputError, match="only iterations that tuned"):
         read_frames(storage)
     run = run_parallel_tempering(model, storage, n_iterations=5, move="latent", **SETTINGS)
     assert run.n_tuning == 3  # ten proposals in calls of four
@@ -278,3 +279,16 @@ def test_another_run_is_not_continued(
     with pytest.raises(ModelFileError, match="not the one this move was made with"):
         resume_sampler(storage)
     assert storage.read_bytes() == content
+
+
+def test_errors_of_exchange_acceptance(rng):
+    """Of independent iterations it is the binomial one; iterations that repeat each other are worth less."""
+    proposed = np.full((4000, 2), 10.0)
+    proposed[:, 1] = 0
+    accepted = np.stack([rng.binomial(10, 0.3, size=4000), np.zeros(4000)], axis=1).astype(float)
+    errors = _ratio_errors(accepted, proposed)
+    assert errors[0] == pytest.approx(np.sqrt(0.3 * 0.7 / 40_000), rel=0.15)
+    assert np.isnan(errors[1])
+    repeated = np.repeat(accepted[:400], 10, axis=0)
+    assert _ratio_errors(repeated, proposed)[0] == pytest.approx(np.sqrt(0.3 * 0.7 / 4000), rel=0.3)
+    assert np.isnan(_ratio_errors(accepted[:1], proposed[:1])).all()

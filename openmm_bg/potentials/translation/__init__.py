@@ -47,21 +47,44 @@ def translate(system: openmm.System) -> list[Term]:
     from openmm_bg.systems import check_system
 
     for force in system.getForces():
-        kind = type(force).__name__
-        if kind not in TRANSLATORS and kind not in IGNORED and "Barostat" not in kind:
-            raise InputError(f"TorchPotential does not support {kind}; {WAY_OUT}.")
-        if kind in TRANSLATORS and not hasattr(force, "getNonbondedMethod"):
-            _refuse_periodic(force)
+        if "Barostat" not in type(force).__name__:
+            _refuse_unknown(force)
     check_system(system)
     forces = [force for force in system.getForces() if type(force).__name__ in TRANSLATORS]
     _check_globals(forces)
-    n_atoms, terms = system.getNumParticles(), []
-    for force in forces:
-        found = TRANSLATORS[type(force).__name__](force, n_atoms)
-        if found:
-            verify(n_atoms, force, found)
-            terms.extend(found)
+    n_atoms = system.getNumParticles()
+    return [term for force in forces for term in translate_force(force, n_atoms)]
+
+
+def translate_force(force: openmm.Force, n_atoms: int) -> list[Term]:
+    """Translate one force and check it against OpenMM's Reference platform.
+
+    Args:
+        force: The force.
+        n_atoms: The number of particles of its system.
+
+    Returns:
+        Its terms; none of a force without an energy.
+
+    Raises:
+        InputError: If it is not supported or has parameters that make no sense.
+        TranslationError: If energies or forces disagree.
+    """
+    _refuse_unknown(force)
+    if type(force).__name__ in IGNORED:
+        return []
+    terms = TRANSLATORS[type(force).__name__](force, n_atoms)
+    if terms:
+        verify(n_atoms, force, terms)
     return terms
+
+
+def _refuse_unknown(force: openmm.Force) -> None:
+    kind = type(force).__name__
+    if kind not in TRANSLATORS and kind not in IGNORED:
+        raise InputError(f"TorchPotential does not support {kind}; {WAY_OUT}.")
+    if kind in TRANSLATORS and not hasattr(force, "getNonbondedMethod"):
+        _refuse_periodic(force)
 
 
 def _refuse_periodic(force: openmm.Force) -> None:

@@ -1,0 +1,27 @@
+"""``openmm-bg info``: what a saved model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openmm_bg.cli.console import print_summary, say
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+) -> None:
+    """Say on one page what a model is: flow, molecule, training and its cost, validation, versions, hashes.
+
+    Its files are compared with their hashes; nothing is computed.
+
+    Example: openmm-bg info model
+    """
+    from openmm_bg.report.model_summary import summarize_model
+
+    for k, (heading, facts) in enumerate(summarize_model(model).items()):
+        if k:
+            say("")
+        print_summary(facts, title=heading if k else f"{model}: {heading}")

@@ -1,0 +1,136 @@
+"""Figures of observables: free energies along one, and of two. Angles are shown in degrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openmm_bg.errors import InputError
+from openmm_bg.observables.series import FreeEnergyProfile, FreeEnergySurface, Series
+from openmm_bg.plotting import COLOURS, free_energy_at_rim, smoothed_surfaces, styled_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from openmm_bg.observables.names import Observable
+
+
+def axis_label(observable: Observable) -> str:
+    """Return an observable's label with its unit, as it is shown."""
+    unit = shown_unit(observable)
+    return observable.label + (f" ({unit})" if unit else "")
+
+
+def shown_unit(observable: Observable) -> str:
+    """Return the unit that values are shown in: degrees for angles."""
+    return "degrees" if observable.unit == "rad" else observable.unit
+
+
+def shown(values: np.ndarray | float, observable: Observable) -> np.ndarray | float:
+    """Return values [the observable's unit] in the unit that they are shown in."""
+    return np.degrees(values) if observable.unit == "rad" else values
+
+
+def plot_profiles(
+    data: Sequence[Sequence[tuple[Series, FreeEnergyProfile]]], *, maximum: float = 10.0
+) -> Figure:
+    """Draw free energies along observables, a panel each, with bands of one standard error.
+
+    Args:
+        data: For each panel the series of one observable and their profiles, a line each.
+        maximum: The free energy [kT] at the top of the panels.
+
+    Raises:
+        InputError: If there is nothing to draw.
+    """
+    if not data or not data[0]:
+        raise InputError("There is nothing to draw.")
+    n_columns = min(len(data), 3)
+    n_rows = -(-len(data) // n_columns)
+    n_lines = max(len(panel) for panel in data)
+    with styled_figure((2.9 * n_columns + 0.5, 2.5 * n_rows + 0.25 * n_lines)) as figure:
+        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+        for ax, panel in zip(axes.flat, data, strict=False):
+            for k, (series, found) in enumerate(panel):
+                _draw_profile(ax, series, found, COLOURS[k % len(COLOURS)])
+            kind = panel[0][0].observable
+            if kind.periodic:
+                ax.set_xlim(-180, 180)
+                ax.set_xticks(np.arange(-180, 181, 90))
+            elif kind.is_count:
+                ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.set_xlabel(axis_label(kind))
+            ax.set_ylim(0.0, maximum)
+            ax.spines[["top", "right"]].set_visible(False)
+        for ax in axes.flat[len(data) :]:
+            ax.set_visible(False)
+        for row in axes:
+            row[0].set_ylabel("free energy (kT)")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1)
+    return figure
+
+
+def plot_surfaces(
+    data: Sequence[tuple[Series, Series, FreeEnergySurface]], *, maximum: float = 10.0
+) -> Figure:
+    """Draw free-energy surfaces of two observables side by side, with one colour bar.
+
+    The colours are histograms smoothed over neighbouring bins, white where nothing was seen; the contour lines
+    are of a wider smoothing, for the eye.
+
+    Args:
+        data: For each panel the series of both observables and their surface, all on the same bins.
+        maximum: Free energy [kT] at which the colours end.
+
+    Raises:
+        InputError: If there is nothing to draw, or the largest free energy is not positive.
+    """
+    if not data:
+        raise InputError("There is nothing to draw.")
+    if not maximum > 0:
+        raise InputError(f"The largest free energy of the colours must be positive, not {maximum:g}.")
+    n = len(data)
+    n_columns = min(n, 3)
+    n_rows = -(-n // n_columns)
+    levels = np.arange(0.0, maximum + 1e-9, 1.0 if maximum <= 6 else 2.0)
+    with styled_figure((2.6 * n_columns + 1.3, 2.5 * n_rows + 0.5)) as figure:
+        axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+        for ax, (x, y, found) in zip(axes.flat, data, strict=False):
+            periodic = x.observable.periodic, y.observable.periodic
+            edges = [shown(e, one.observable) for e, one in zip(found.edges, (x, y), strict=True)]
+            centres = [(e[1:] + e[:-1]) / 2 for e in edges]
+            colours, smooth = smoothed_surfaces(found.density, periodic)
+            image = ax.pcolormesh(*edges, colours.T, cmap="viridis", vmin=0.0, vmax=maximum, rasterized=True)
+            lines = levels[(levels > 0) & (levels < free_energy_at_rim(colours))]
+            if len(lines) and min(smooth.shape) > 1:
+                ax.contour(*centres, smooth.T, levels=lines, colors="black", linewidths=0.5, alpha=0.8)
+            for wraps, set_ticks in zip(periodic, (ax.set_xticks, ax.set_yticks), strict=True):
+                if wraps:
+                    set_ticks(np.arange(-180, 181, 90))
+            ax.set_title(x.label, pad=5)
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel(axis_label(x.observable))
+        for ax in axes.flat[n:]:
+            ax.set_visible(False)
+        for row in axes:
+            row[0].set_ylabel(axis_label(data[0][1].observable))
+        bar = figure.colorbar(image, ax=axes, aspect=20 * n_rows, pad=0.02, ticks=levels, extend="max")
+        bar.set_label("free energy (kT)")
+    return figure
+
+
+def _draw_profile(ax: Any, series: Series, found: FreeEnergyProfile, colour: str) -> None:
+    seen = np.isfinite(found.free_energy)
+    energy = np.where(seen, found.free_energy, np.nan)
+    error = np.where(seen, found.free_energy_stderr, np.nan)
+    x = shown(found.centres, series.observable)
+    if series.observable.is_count:
+        ax.errorbar(
+            x, energy, error, color=colour, marker="o", markersize=4, linestyle=":", label=series.label
+        )
+        return
+    ax.fill_between(x, energy - error, energy + error, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(x, energy, color=colour, linewidth=1.2, label=series.label)

@@ -1,0 +1,197 @@
+"""What a saved model is, in words and numbers: for ``openmm-bg info`` and the report."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.generator import check_files, model_hash, read_header
+
+_MOST_TORSIONS = 12  # that are named; one page is enough
+_VALIDATION_SAMPLES = "validation_samples"
+
+
+class Fact(NamedTuple):
+    """A figure, its value as text, and what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
+    """Return what a model is, without computing anything with it.
+
+    Args:
+        directory: The model's directory.
+
+    Returns:
+        Facts under the headings "flow", "molecule", "training" and "provenance"; training only if it was trained by
+        `openmm_bg.training`.
+
+    Raises:
+        ModelFileError: If a file is missing, truncated or was changed.
+    """
+    directory = Path(directory)
+    header = read_header(directory)
+    check_files(directory, header)
+    try:
+        groups = {"flow": _flow(directory, header), "molecule": _molecule(directory, header)}
+        if "training" in header["record"]:
+            groups["training"] = _training(header["record"])
+        groups["provenance"] = _provenance(directory, header)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelFileError(
+            f"The header of the model in {directory} is not as this version writes it ({error!r})."
+        ) from error
+    return groups
+
+
+def training_log(model: str | Path) -> list[dict[str, float]]:
+    """Return the rows of a training's log: of a finished model, or of a training that is under way.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    path = Path(model) / "log.csv"
+    try:
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        return [dict(zip(lines[0], map(float, row), strict=True)) for row in lines[1:]] if lines else []
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise InputError(f"{path} is not the log of a training.") from error
+
+
+def best_validation(log: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the row of the validation whose model is kept: that with the lowest sum of both KL divergences."""
+    rows = [{name: float(value) for name, value in row.items()} for row in log]
+    finite = [row for row in rows if math.isfinite(row["held_out_nll"] + row["kl"])] or rows
+    return min(finite, key=lambda row: row["held_out_nll"] + row["kl"])
+
+
+def count_parameters(directory: Path) -> int:
+    """Return the number of parameters in a model's flow."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(directory / "flow.safetensors", framework="numpy") as file:
+            # What is under "coordinates" was fitted to data, not trained.
+            names = [name for name in file.keys() if not name.startswith("coordinates.")]  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except SafetensorError as error:
+        raise ModelFileError(f"{directory / 'flow.safetensors'} cannot be read; copy it again.") from error
+
+
+def _flow(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
+    flow = header["flow"]
+    low, high = header["temperature_range"]
+    settings = ", ".join(f"{name} {value}" for name, value in flow["settings"].items() if value is not None)
+    return [
+        Fact("kind", flow["kind"], settings),
+        Fact("parameters", f"{count_parameters(directory):,}", "trained numbers"),
+        Fact("training temperature", f"{flow['temperature']:g} K", "the flow's own"),
+        Fact("temperatures", f"{low:g} to {high:g} K", "what it is meant for; it warns outside"),
+    ]
+
+
+def _molecule(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
+    system, coordinates = header["system"], header["flow"]["coordinates"]
+    facts = []
+    names: Callable[[int], str] = str
+    if system is not None:
+        topology = _topology(directory)
+        residues = [residue.name for residue in topology.residues]
+        facts.append(Fact("molecule", system["name"], _shortened("-".join(residues))))
+        facts.append(Fact("atoms", str(topology.n_atoms), f"{len(system['bonds'])} bonds"))
+        names = [str(atom) for atom in topology.atoms].__getitem__
+    if "z_matrix" in coordinates:
+        facts += _z_matrix(coordinates["z_matrix"], header["flow"]["circular"], system, names)
+    else:
+        facts.append(Fact("coordinates", coordinates["kind"], "of the flow"))
+    return facts
+
+
+def _z_matrix(
+    z_matrix: Mapping[str, Any],
+    circular: list[int],
+    system: Mapping[str, Any] | None,
+    names: Callable[[int], str],
+) -> list[Fact]:
+    n = len(z_matrix["atoms"])
+    seed = ", ".join(names(atom) for atom in z_matrix["atoms"][:3])
+    siblings = int((np.array(z_matrix["sibling"]) >= 0).sum())
+    known = {}
+    for name, (_, b, c, _) in (system["torsions"] if system else {}).items():
+        known[frozenset((b, c))] = name
+    labels = []
+    for feature in circular:
+        row = feature - (2 * n - 3) + 3
+        axis = z_matrix["bond"][row], z_matrix["angle"][row]
+        name = known.get(frozenset(axis))
+        bond = f"{names(axis[1])}–{names(axis[0])}"
+        labels.append(f"{name} ({bond})" if name else bond)
+    listed = ", ".join(labels[:_MOST_TORSIONS]) + (", ..." if len(labels) > _MOST_TORSIONS else "")
+    return [
+        Fact("Z-matrix", f"{n} atoms", f"{n - 1} bonds, {n - 2} angles, {n - 3} torsions; starts at {seed}"),
+        Fact("relative torsions", str(siblings), "measured from a sibling's, as in methyl groups"),
+        Fact(
+            "circular torsions",
+            str(len(circular)),
+            f"turn freely, about: {listed}" if labels else "none turns",
+        ),
+    ]
+
+
+def _training(record: Mapping[str, Any]) -> list[Fact]:
+    training, settings = record["training"], record["settings"]
+    facts = []
+    if data := record.get("data"):
+        meaning = f"of {data['n_walkers']} walkers at {data['temperature']:g} K: {data.get('command', '')}"
+        facts.append(Fact("data", f"{data['n_frames']:,} frames", meaning))
+    names = ("batch_size", "learning_rate", "kl_weight", "dispersion_weight", "averaging", "seed")
+    text = ", ".join(f"{name} {settings[name]:g}" for name in names if name in settings)
+    facts.append(Fact("steps", f"{settings['n_steps']:,}", text))
+    facts.append(Fact("time", f"{training['seconds'] / 60:.1f} min", "of the steps, without validations"))
+    evaluations = training["n_energy_evaluations"]
+    facts.append(Fact("energy evaluations", f"{evaluations:,}", training.get("energies_from", "")))
+    if training["log"]:
+        best = best_validation(training["log"])
+        meaning = f"of {settings[_VALIDATION_SAMPLES]:,} samples at step {best['step']:g}, which was kept"
+        facts.append(Fact("validation ESS", f"{best['ess']:.1%}", meaning))
+        facts.append(
+            Fact("held-out NLL", f"{best['held_out_nll']:.2f}", "of frames that were not trained on, in nats")
+        )
+    return facts
+
+
+def _provenance(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
+    record = header["record"]
+    versions = record.get("versions", {})
+    facts = [
+        Fact("command", str(record.get("command", "unknown")), f"seed {record.get('seed')}"),
+        Fact("date", str(record.get("date", "unknown")), f"format {header['format']}"),
+        Fact("model hash", model_hash(directory), "SHA-256 of model.json, which holds its files' hashes"),
+        Fact("system hash", str(header["system_hash"]), "SHA-256 of the energy function"),
+        Fact("files", f"{len(header['sha256'])} intact", ", ".join(sorted(header["sha256"]))),
+    ]
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [*facts, Fact("versions", f"openmm-bg {header['version']}", listed)]
+
+
+def _topology(directory: Path) -> Any:
+    import mdtraj
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual PDB records
+        return mdtraj.load_topology(str(directory / "topology.pdb"))
+
+
+def _shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 4] + " ..."

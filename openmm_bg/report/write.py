@@ -1,0 +1,139 @@
+"""Writing a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from openmm_bg import statistics
+from openmm_bg.errors import InputError
+from openmm_bg.files import atomic_write_text
+from openmm_bg.report import provenance, sections
+from openmm_bg.report.contents import Contents, gather
+from openmm_bg.report.figures import acceptance_errors
+from openmm_bg.report.model_summary import best_validation, training_log
+from openmm_bg.report.page import KeyFigure, render
+from openmm_bg.samples import UNRELIABLE_PARETO_K
+
+
+def write_report(
+    paths: Iterable[str | Path],
+    output: str | Path | None = None,
+    *,
+    title: str | None = None,
+    topology: str | Path | None = None,
+) -> Path:
+    """Write one HTML page about a run: it opens offline, and no other file belongs to it.
+
+    Args:
+        paths: Directories of a main job, of a model or of a simulation, or others that hold such; samples, replica
+            exchange runs and trajectories of the same molecule.
+        output: The page to write; ``report.html`` in the first directory, or beside the first file, if not given.
+        title: Its heading.
+        topology: A file with the topology, for formats without one.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: If there is nothing to report, a file cannot be read, or the molecules differ.
+    """
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise InputError("Give at least one directory or file to report on.")
+    first = paths[0] if paths[0].is_dir() else paths[0].parent
+    output = Path(output) if output is not None else first / "report.html"
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"A report is written to a file that ends in .html, not {output.name!r}.")
+    contents = gather(paths, topology)
+    page = render(
+        title or f"openmm_bg: {contents.title}",
+        _subtitle(contents),
+        key_figures(contents),
+        [
+            sections.comparison_section(contents),
+            *sections.ramachandran_sections(contents),
+            sections.energy_section(contents),
+            sections.weight_section(contents),
+            *sections.exchange_sections(contents),
+            *provenance.training_sections(contents),
+            provenance.cost_section(contents),
+            provenance.provenance_section(contents, output.parent),
+        ],
+    )
+    atomic_write_text(output, page)
+    return output
+
+
+def key_figures(contents: Contents) -> list[KeyFigure]:
+    """Return the numbers that a report starts with."""
+    found = []
+    for one in contents.sets:
+        if one.kind != "samples":
+            continue
+        ess = statistics.effective_sample_size_estimate(one.all_log_weights)
+        pareto_k = statistics.pareto_k(one.all_log_weights)
+        bad = pareto_k > UNRELIABLE_PARETO_K
+        found.append(
+            KeyFigure(
+                f"ESS at {one.temperature:g} K",
+                f"{ess.value:.1%}",
+                f"± {100 * ess.stderr:.1g} % of {one.n_draws:,} draws; Pareto k {pareto_k:.2f}",
+                warns=bad,
+            )
+        )
+    for exchange in contents.exchanges:
+        run = exchange.run
+        if run.n_iterations:
+            error = 100 * acceptance_errors(run)[0]
+            found.append(
+                KeyFigure(
+                    f"acceptance at {run.temperatures[0]:g} K",
+                    f"{run.flow_acceptance[0]:.1%}",
+                    f"± {error:.1g} % of the flow's {run.flow_proposed[0]:,.0f} proposals",
+                )
+            )
+            found.append(
+                KeyFigure("round trips", f"{run.round_trips}", f"in {run.n_iterations:,} iterations")
+            )
+    for model in contents.models:
+        if log := training_log(model):
+            best = best_validation(log)
+            found.append(
+                KeyFigure(
+                    "training",
+                    f"{log[-1]['seconds'] / 60:.1f} min",
+                    f"ESS {best['ess']:.1%} in the best validation",
+                )
+            )
+    return [*found, *_totals(contents)]
+
+
+def _totals(contents: Contents) -> list[KeyFigure]:
+    found = []
+    tables = sections.comparison_tables(contents).values()
+    agreements = [
+        one["agrees"] for table in tables for row in table.values() for one in row.values() if "z" in one
+    ]
+    if agreements:
+        found.append(
+            KeyFigure(
+                "agreement",
+                f"{sum(agreements)} of {len(agreements)}",
+                f"figures within {sections.AGREEMENT} standard errors of the reference",
+                warns=not all(agreements),
+            )
+        )
+    if evaluations := contents.summary.get("n_energy_evaluations"):
+        found.append(KeyFigure("energy evaluations", f"{evaluations / 1e6:.1f} M", "millions, in all stages"))
+    if seconds := contents.summary.get("wall_seconds_total"):
+        found.append(KeyFigure("wall time", f"{seconds / 60:.1f} min", "all stages"))
+    return found
+
+
+def _subtitle(contents: Contents) -> str:
+    names = dict.fromkeys(
+        str(one.record["name"]) for one in contents.sets if one.kind == "simulation" and "name" in one.record
+    )
+    temperatures = " and ".join(f"{t:g} K" for t in contents.temperatures)
+    return ", ".join([*names, *([temperatures] if temperatures else [])]) or "A model"

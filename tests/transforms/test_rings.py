@@ -1,0 +1,188 @@
+"""Internal coordinates of molecules with rings: amino acids with caps, cages, cyclic chains."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from openmm_bg.geometry import dihedrals
+from openmm_bg.potentials import TorchPotential
+from openmm_bg.simulation import LangevinDynamics
+from openmm_bg.systems import MolecularSystem, build_peptide
+from openmm_bg.systems.force_fields import implicit_solvent_system
+from openmm_bg.transforms import InternalCoordinates, ZMatrix
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+WITH_RINGS = {"F": 1, "H": 1, "P": 1, "W": 2, "Y": 1}
+
+
+def capped(residue):
+    topology, positions = build_peptide(residue)
+    system = implicit_solvent_system(topology, "amber99sb", "obc1")
+    return MolecularSystem(residue, system, topology, positions)
+
+
+def thermal(molecule, n=100):
+    """Configurations of Langevin dynamics at 300 K, each of a walker of its own, 0.4 ps from the start."""
+    dynamics = LangevinDynamics(
+        TorchPotential.from_system(molecule, dtype=torch.float64),
+        np.repeat(molecule.positions[None], n, axis=0),
+        molecule.masses,
+        300.0,
+        timestep=0.0005,
+        friction=5.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    dynamics.step(800)
+    return dynamics.positions.double()
+
+
+def log_volume(coordinates, x):
+    """log|det| of the map from coordinates, translation and rotation to Cartesian positions."""
+    z_matrix = coordinates.z_matrix
+    first = int(z_matrix.atoms[0])
+    features = coordinates.forward(x[None])[0][0]
+
+    def cartesian(parameters):
+        a, b, c = parameters[3:6]
+        zero = torch.zeros_like(a)
+        generator = torch.stack(
+            [torch.stack([zero, -c, b]), torch.stack([c, zero, -a]), torch.stack([-b, a, zero])]
+        )
+        placed = coordinates.inverse(parameters[6:][None], frame=x)[0][0]
+        turned = (placed - x[first]) @ torch.matrix_exp(generator).T
+        return (turned + x[first] + parameters[:3]).reshape(-1)
+
+    start = torch.cat([torch.zeros(6, dtype=torch.float64), features])
+    return float(torch.linalg.slogdet(jacobian(cartesian, start))[1])
+
+
+def check_z_matrix(z_matrix, bonds, n_rings):
+    pairs = {frozenset(pair) for pair in np.asarray(bonds).tolist()}
+    assert sorted(z_matrix.atoms.tolist()) == list(range(z_matrix.n_atoms))
+    assert len(pairs) - z_matrix.n_atoms + 1 == n_rings
+    place = {int(atom): row for row, atom in enumerate(z_matrix.atoms)}
+    for row in range(1, z_matrix.n_atoms):
+        atom, bond = int(z_matrix.atoms[row]), int(z_matrix.bond[row])
+        assert frozenset((atom, bond)) in pairs
+        references = [bond]
+        if row > 1:
+            angle = int(z_matrix.angle[row])
+            assert frozenset((bond, angle)) in pairs
+            references.append(angle)
+        if row > 2:
+            torsion = int(z_matrix.torsion[row])
+            assert frozenset((angle, torsion)) in pairs or frozenset((bond, torsion)) in pairs
+            references.append(torsion)
+        assert len({atom, *references}) == len(references) + 1
+        assert all(place[other] < row for other in references)
+
+
+@pytest.mark.parametrize("residue", AMINO_ACIDS)
+def test_every_amino_acid(residue):
+    molecule = capped(residue)
+    x = thermal(molecule)
+    coordinates = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
+    check_z_matrix(coordinates.z_matrix, molecule.bonds, WITH_RINGS.get(residue, 0))
+    coordinates.fit(x)
+    features, logabsdet = coordinates.forward(x)
+    assert torch.isfinite(logabsdet).all()
+    back = torch.cat([coordinates.inverse(z[None], frame=one)[0] for z, one in zip(features, x, strict=True)])
+    assert (back - x).abs().max() < 1e-9
+    plain = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
+    assert abs(log_volume(plain, x[0])) < 1e-9
+    # The mirror image has the same distances, but is another molecule - unless nothing is chiral.
+    mirrored = x * torch.tensor([1.0, 1.0, -1.0])
+    assert torch.isneginf(coordinates.forward(mirrored)[1]).all()
+
+
+def test_chirality_is_told_at_every_centre():
+    """Isoleucine has two: turning one over (swapping a hydrogen with a branch) is noticed."""
+    molecule = capped("I")
+    coordinates = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
+    x = torch.tensor(molecule.positions)
+    assert torch.isfinite(coordinates.forward(x[None])[1]).all()
+    names = {atom.name: atom.index for atom in molecule.topology.atoms() if atom.residue.name == "ILE"}
+    for centre, pair in (("CA", ("HA", "CB")), ("CB", ("HB", "CG2")), ("CG1", ("HG12", "HG13"))):
+        swapped = x.clone()
+        a, b = (names[name] for name in pair)
+        middle = x[names[centre]]
+        for one, other in ((a, b), (b, a)):
+            direction = x[other] - middle
+            swapped[one] = middle + direction / direction.norm() * (x[one] - middle).norm()
+        assert torch.isneginf(coordinates.forward(swapped[None])[1]).all(), centre
+
+
+def test_a_flip_of_an_aromatic_ring_is_inside():
+    """Half a turn about its axis exchanges labels; rotations about bonds are never forbidden."""
+    molecule = capped("F")
+    coordinates = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
+    names = {atom.name: atom.index for atom in molecule.topology.atoms() if atom.residue.name == "PHE"}
+    x = np.array(molecule.positions)
+    axis = x[names["CG"]] - x[names["CB"]]
+    axis /= np.linalg.norm(axis)
+    ring = [names[name] for name in names if name[1:2] in ("D", "E", "Z")]
+    relative = x[ring] - x[names["CG"]]
+    x[ring] = x[names["CG"]] + 2 * np.outer(relative @ axis, axis) - relative
+    chi2 = [[names[name] for name in ("CA", "CB", "CG", "CD1")]]
+    turn = dihedrals(x[None], chi2) - dihedrals(molecule.positions[None], chi2)
+    assert np.cos(float(turn[0, 0])) == pytest.approx(-1.0, abs=1e-6)
+    assert torch.isfinite(coordinates.forward(torch.as_tensor(x)[None])[1]).all()
+
+
+CUBE = [(i, i ^ bit) for i in range(8) for bit in (1, 2, 4) if i < i ^ bit]
+ADAMANTANE = [(0, 4), (0, 5), (0, 6), (1, 4), (1, 7), (1, 8), (2, 5), (2, 7), (2, 9), (3, 6), (3, 8), (3, 9)]
+GRAPHS = {
+    "triangle": (3, [(0, 1), (1, 2), (0, 2)]),
+    "square": (4, [(0, 1), (1, 2), (2, 3), (3, 0)]),
+    "spiro": (5, [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 2)]),
+    "norbornane": (7, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 6), (6, 3)]),
+    "naphthalene": (10, [(k, (k + 1) % 10) for k in range(10)] + [(0, 5)]),
+    "cubane": (16, CUBE + [(k, 8 + k) for k in range(8)]),
+    "adamantane": (
+        26,
+        ADAMANTANE + [(k, 10 + k) for k in range(4)] + [(4 + k // 2, 14 + k) for k in range(12)],
+    ),
+    "macrocycle": (12, [(k, (k + 1) % 12) for k in range(12)]),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_rings_of_every_kind(name):
+    """Any positions will do: fused, bridged and spiro rings, and chains that close."""
+    n_atoms, bonds = GRAPHS[name]
+    x = 0.15 * torch.as_tensor(np.random.default_rng(0).normal(size=(20, n_atoms, 3)))
+    z_matrix = ZMatrix.from_bonds(n_atoms, np.array(bonds))
+    check_z_matrix(z_matrix, bonds, len(bonds) - n_atoms + 1)
+    coordinates = InternalCoordinates(z_matrix, np.zeros(max(0, n_atoms - 3)))
+    features, _ = coordinates.forward(x)
+    for one, z in zip(x, features, strict=True):
+        assert (coordinates.inverse(z[None], frame=one)[0][0] - one).abs().max() < 1e-9
+    assert abs(log_volume(coordinates, x[0])) < 1e-8
+
+
+def test_handedness_that_only_ring_bonds_show():
+    """In a cube with one hydrogen at each corner, some corners have two bonds that close rings."""
+    bonds = GRAPHS["cubane"][1]
+    corners = np.array([[k & 1, k >> 1 & 1, k >> 2 & 1] for k in range(8)], dtype=float) - 0.5
+    x = np.concatenate([0.157 * corners, (0.157 + 2 * 0.11 / np.sqrt(3)) * corners])
+    x += 0.003 * np.random.default_rng(0).normal(size=x.shape)
+    coordinates = InternalCoordinates.from_reference(x, np.array(bonds))
+    centres = coordinates.z_matrix.centres
+    assert len(centres)
+    assert torch.isfinite(coordinates.forward(torch.as_tensor(x)[None])[1]).all()
+    inside_out = np.array(x)
+    centre = int(centres[0, 0])
+    inside_out[8 + centre] = 2 * x[centre] - x[8 + centre]  # the hydrogen into the cage
+    signs = coordinates._handedness(torch.as_tensor(np.stack([x, inside_out])))
+    if 8 + centre in centres[0, 1:]:
+        assert signs[0, 0] * signs[1, 0] < 0
+    mirrored = torch.as_tensor(x * [1.0, 1.0, -1.0])
+    assert torch.isneginf(coordinates.forward(mirrored[None])[1]).all()
+    # What the flow proposes is checked too.
+    features = coordinates.forward(torch.as_tensor(x)[None])[0]
+    assert torch.isfinite(coordinates.inverse(features)[0]).all()
+    rebuilt = InternalCoordinates.from_config(coordinates.config())
+    rebuilt.load_state_dict(coordinates.state_dict())
+    assert torch.equal(rebuilt.centre_signs, coordinates.centre_signs)
+    assert torch.isneginf(rebuilt.forward(mirrored[None])[1]).all()
