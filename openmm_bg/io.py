@@ -123,15 +123,16 @@ def read_frames(
     """Read configurations from a trajectory, from samples with their weights, or from a replica exchange run.
 
     Args:
-        path: A trajectory, a samples file (beside its .csv and .json) or an exchange run (.nc). Of an exchange run
-            with latent moves the iterations that tuned their step size are left out.
+        path: A trajectory, a samples file (beside its .csv and .json), a simulation's directory, or an exchange
+            run (.nc). Of an exchange run with latent moves the iterations that tuned their step size are left out.
         topology: A file with the topology, for formats without one. An exchange run finds its model's.
         temperature: Which temperature [K] of an exchange run; the lowest if not given.
 
     Raises:
         InputError: If a file is missing or cannot be used.
     """
-    path = existing_file(path)
+    path = Path(path)
+    path = existing_file(path / "trajectory.h5" if (path / "trajectory.h5").is_file() else path)
     if path.suffix == ".h5" and _are_samples(path):
         frames = read_trajectory(path)
         samples = load_samples(path)

@@ -26,6 +26,7 @@ from openmm_bg.observables import (
     tables,
 )
 from openmm_bg.observables.figures import plot_profiles, plot_surfaces
+from openmm_bg.systems import build_peptide
 
 DATA = Path(__file__).parents[1] / "systems" / "data"
 NATIVE = DATA / "chignolin_YYDPETGTWY_native.pdb"
@@ -60,6 +61,15 @@ def test_torsions_are_those_of_mdtraj(chignolin, kind, number):
     assert (found.unit, found.periodic) == ("rad", True)
     named = f"{kind}:{trajectory.topology.residue(number).name}{number}"
     np.testing.assert_array_equal(observable(named, trajectory.topology)(positions), found(positions))
+
+
+def test_omega_of_proline_and_of_caps():
+    omega = {1: -0.5, 2: 2.9}
+    topology, positions = build_peptide("AP", omega=list(omega.values()))
+    topology = mdtraj.Topology.from_openmm(topology)
+    for residue, angle in ({0: np.pi} | omega).items():
+        found = observable(f"omega:{residue}", topology)(positions[None])
+        np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * angle), atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openmm_bg.cli.console import print_table, say
-from openmm_bg.cli.labels import check_labels, read_file
+from openmm_bg.cli.labels import check_labels
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
@@ -60,6 +60,7 @@ def observables(
     Example: openmm-bg observables samples.h5 --observable rg --observable hbonds --surface phi,psi -o out
     """
     from openmm_bg.files import atomic_write_json, provenance
+    from openmm_bg.io import read_frames
     from openmm_bg.observables import split_names
 
     pairs = [split_names(text) for text in surface or []]
@@ -76,7 +77,7 @@ def observables(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; give the name of a directory.")
     data = [
-        _evaluate(read_file(path, topology, temperature), own, wanted, reference, weights)
+        _evaluate(read_frames(path, topology, temperature=temperature), own, wanted, reference, weights)
         for path, own in zip(files, check_labels(files, label), strict=True)
     ]
     _refuse_equal_labels([by_name[wanted[0]].label for by_name in data])

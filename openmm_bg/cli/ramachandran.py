@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openmm_bg.cli.console import print_table, say
-from openmm_bg.cli.labels import check_labels, read_file
+from openmm_bg.cli.labels import check_labels
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
@@ -71,10 +71,11 @@ def _read(
     weighted: bool,
 ) -> Ramachandran:
     from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
+    from openmm_bg.io import read_frames
     from openmm_bg.samples import warn_if_unreliable
     from openmm_bg.systems.torsions import backbone_torsions
 
-    frames = read_file(path, topology, temperature)
+    frames = read_frames(path, topology, temperature=temperature)
     torsions = backbone_torsions(frames.topology.to_openmm())
     pairs = torsion_pairs(torsions)
     if not pairs:

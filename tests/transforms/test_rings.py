@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from torch.autograd.functional import jacobian
+from coordinate_checks import check_z_matrix, log_volume, round_trip, thermal
 
 from openmm_bg.geometry import dihedrals
-from openmm_bg.potentials import TorchPotential
-from openmm_bg.simulation import LangevinDynamics
 from openmm_bg.systems import MolecularSystem, build_peptide
 from openmm_bg.systems.force_fields import implicit_solvent_system
 from openmm_bg.transforms import InternalCoordinates, ZMatrix
@@ -22,62 +20,6 @@ def capped(residue):
     return MolecularSystem(residue, system, topology, positions)
 
 
-def thermal(molecule, n=100):
-    """Configurations of Langevin dynamics at 300 K, each of a walker of its own, 0.4 ps from the start."""
-    dynamics = LangevinDynamics(
-        TorchPotential.from_system(molecule, dtype=torch.float64),
-        np.repeat(molecule.positions[None], n, axis=0),
-        molecule.masses,
-        300.0,
-        timestep=0.0005,
-        friction=5.0,
-        generator=torch.Generator().manual_seed(0),
-    )
-    dynamics.step(800)
-    return dynamics.positions.double()
-
-
-def log_volume(coordinates, x):
-    """log|det| of the map from coordinates, translation and rotation to Cartesian positions."""
-    z_matrix = coordinates.z_matrix
-    first = int(z_matrix.atoms[0])
-    features = coordinates.forward(x[None])[0][0]
-
-    def cartesian(parameters):
-        a, b, c = parameters[3:6]
-        zero = torch.zeros_like(a)
-        generator = torch.stack(
-            [torch.stack([zero, -c, b]), torch.stack([c, zero, -a]), torch.stack([-b, a, zero])]
-        )
-        placed = coordinates.inverse(parameters[6:][None], frame=x)[0][0]
-        turned = (placed - x[first]) @ torch.matrix_exp(generator).T
-        return (turned + x[first] + parameters[:3]).reshape(-1)
-
-    start = torch.cat([torch.zeros(6, dtype=torch.float64), features])
-    return float(torch.linalg.slogdet(jacobian(cartesian, start))[1])
-
-
-def check_z_matrix(z_matrix, bonds, n_rings):
-    pairs = {frozenset(pair) for pair in np.asarray(bonds).tolist()}
-    assert sorted(z_matrix.atoms.tolist()) == list(range(z_matrix.n_atoms))
-    assert len(pairs) - z_matrix.n_atoms + 1 == n_rings
-    place = {int(atom): row for row, atom in enumerate(z_matrix.atoms)}
-    for row in range(1, z_matrix.n_atoms):
-        atom, bond = int(z_matrix.atoms[row]), int(z_matrix.bond[row])
-        assert frozenset((atom, bond)) in pairs
-        references = [bond]
-        if row > 1:
-            angle = int(z_matrix.angle[row])
-            assert frozenset((bond, angle)) in pairs
-            references.append(angle)
-        if row > 2:
-            torsion = int(z_matrix.torsion[row])
-            assert frozenset((angle, torsion)) in pairs or frozenset((bond, torsion)) in pairs
-            references.append(torsion)
-        assert len({atom, *references}) == len(references) + 1
-        assert all(place[other] < row for other in references)
-
-
 @pytest.mark.parametrize("residue", AMINO_ACIDS)
 def test_every_amino_acid(residue):
     molecule = capped(residue)
@@ -85,10 +27,9 @@ def test_every_amino_acid(residue):
     coordinates = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
     check_z_matrix(coordinates.z_matrix, molecule.bonds, WITH_RINGS.get(residue, 0))
     coordinates.fit(x)
-    features, logabsdet = coordinates.forward(x)
+    _, logabsdet, error = round_trip(coordinates, x)
     assert torch.isfinite(logabsdet).all()
-    back = torch.cat([coordinates.inverse(z[None], frame=one)[0] for z, one in zip(features, x, strict=True)])
-    assert (back - x).abs().max() < 1e-9
+    assert error < 1e-9
     plain = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
     assert abs(log_volume(plain, x[0])) < 1e-9
     # The mirror image has the same distances, but is another molecule - unless nothing is chiral.
