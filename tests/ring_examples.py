@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-from pathlib import Path
 
 import numpy as np
 from molecule_examples import FORCE_FIELD, TOLUENE
@@ -13,6 +12,7 @@ from openmm import app
 from openmm_bg.systems import MolecularSystem, build_peptide
 from openmm_bg.systems.minimisation import minimise
 from openmm_bg.systems.molecule_files import read_amber_molecule
+from openmm_bg.systems.torsions import backbone_torsions
 
 # GAFF 1.8 (Wang et al., J. Comput. Chem. 25 (2004) 1157; gaff.dat of March 2015), in its units: kcal/mol, angstrom
 # and degrees; energies of springs without a factor of 1/2. "X" is any type.
@@ -113,7 +113,6 @@ def cyclic_peptide(residue_name: str, size: int = 4) -> MolecularSystem:
             positions.append(x)
             if bonded:
                 topology.addBond(atoms[bonded][0], atoms[name][0])
-            return x
 
         outward = {}
         for j, name in enumerate(backbone):
@@ -148,7 +147,7 @@ def _minimised(
         topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False
     )
     positions, _ = minimise(system, positions)
-    return MolecularSystem(name, system, topology, positions)
+    return MolecularSystem(name, system, topology, positions, torsions=backbone_torsions(topology))
 
 
 def _gaff(names: list[str], bonds: list[tuple[str, str]]) -> str:
