@@ -24,7 +24,7 @@ from openmm_bg.units import kelvin, thermal_energy
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADER = "model.json"
 CHECKPOINT = "checkpoint.safetensors"
 """The file that an interrupted training leaves in the directory that becomes its model."""

@@ -139,6 +139,52 @@ def cyclic_peptide(residue_name: str, size: int = 4) -> MolecularSystem:
     return _minimised(f"cyclo-{residue_name}{size}", topology, np.array(positions) + noise, FORCE_FIELD[0])
 
 
+@functools.cache
+def cyclopropane() -> MolecularSystem:
+    """Cyclopropane with GAFF, in vacuum and without charges; the angles of its small ring strain it."""
+    corners = np.array([(np.cos(a), np.sin(a), 0.0) for a in 2 * np.pi * np.arange(3) / 3])
+    tilt = np.radians(57.5)
+    hydrogens = [np.cos(tilt) * u + s * np.sin(tilt) * np.array([0, 0, 1]) for u in corners for s in (1, -1)]
+    carbons = 0.151 / np.sqrt(3) * corners
+    positions = np.concatenate([carbons, np.repeat(carbons, 2, axis=0) + 0.1085 * np.array(hydrogens)])
+    names = ["C1", "C2", "C3", *(f"H{k}" for k in range(1, 7))]
+    bonds = [("C1", "C2"), ("C2", "C3"), ("C3", "C1"), *((f"C{k // 2 + 1}", f"H{k + 1}") for k in range(6))]
+    topology = app.Topology()
+    residue = topology.addResidue("CPR", topology.addChain())
+    atoms = {n: topology.addAtom(n, app.Element.getBySymbol(n[0]), residue) for n in names}
+    for a, b in bonds:
+        topology.addBond(atoms[a], atoms[b])
+    system = app.ForceField(io.StringIO(_cyclopropane_force_field(names, bonds))).createSystem(topology)
+    return MolecularSystem("cyclopropane", system, topology, positions)
+
+
+def _cyclopropane_force_field(names: list[str], bonds: list[tuple[str, str]]) -> str:
+    """Return a force field of the types cx and hc, in OpenMM's units."""
+    bond, angle = 2 * 418.4, 2 * 4.184
+    atoms = [f'<Atom name="{n}" type="{n[0]}"/>' for n in names]
+    atoms += [f'<Bond atomName1="{a}" atomName2="{b}"/>' for a, b in bonds]
+    types = [("C", 12.011), ("H", 1.008)]
+    springs = [("C", "C", 0.1508, 310.0), ("C", "H", 0.1087, 345.0)]
+    bends = [("C", "C", "C", 60.0, 65.0), ("C", "C", "H", 117.7, 37.5), ("H", "C", "H", 114.3, 38.5)]
+    lines = [
+        "<ForceField><AtomTypes>",
+        *(f'<Type name="{t}" class="{t}" element="{t}" mass="{m}"/>' for t, m in types),
+        '</AtomTypes><Residues><Residue name="CPR">',
+        *atoms,
+        "</Residue></Residues><HarmonicBondForce>",
+        *(f'<Bond class1="{a}" class2="{b}" length="{r}" k="{k * bond}"/>' for a, b, r, k in springs),
+        "</HarmonicBondForce><HarmonicAngleForce>",
+        *(
+            f'<Angle class1="{a}" class2="{b}" class3="{c}" angle="{np.radians(t)}" k="{k * angle}"/>'
+            for a, b, c, t, k in bends
+        ),
+        "</HarmonicAngleForce><PeriodicTorsionForce>",
+        '<Proper class1="" class2="C" class3="C" class4="" periodicity1="3" phase1="0" k1="0.65"/>',
+        "</PeriodicTorsionForce></ForceField>",
+    ]
+    return "\n".join(lines)
+
+
 def _minimised(
     name: str, topology: app.Topology, positions: np.ndarray, *parameters: object
 ) -> MolecularSystem:

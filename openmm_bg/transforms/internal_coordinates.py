@@ -37,13 +37,11 @@ class InternalCoordinates(Coordinates):
 
     Args:
         z_matrix: The Z-matrix.
-        stereo_signs: The sign of each torsion that has a fixed one, 0 for the others, shape=(n_atoms - 3,).
-        centre_signs: The handedness, 1 or -1, of each of the Z-matrix's ``centres``, shape=(n_centres,).
+        handedness: That of each of the Z-matrix's ``centres``, 1 or -1, with shape=(n_centres,); 0 admits both,
+            as for all if not given.
     """
 
-    def __init__(
-        self, z_matrix: ZMatrix, stereo_signs: np.ndarray, centre_signs: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, z_matrix: ZMatrix, handedness: np.ndarray | None = None) -> None:
         super().__init__()
         self.z_matrix = z_matrix
         self.n_atoms = n = z_matrix.n_atoms
@@ -64,10 +62,9 @@ class InternalCoordinates(Coordinates):
             self._index(f"_rows_{k}", rows)
             self._index(f"_references_{k}", np.stack(references))
         size = 3 * n - 6
-        self.register_buffer("stereo_signs", torch.as_tensor(np.asarray(stereo_signs), dtype=torch.float64))
-        if centre_signs is None:
-            centre_signs = np.zeros(len(z_matrix.centres))
-        self.register_buffer("centre_signs", torch.as_tensor(np.asarray(centre_signs), dtype=torch.float64))
+        if handedness is None:
+            handedness = np.zeros(len(z_matrix.centres))
+        self.register_buffer("handedness", torch.as_tensor(np.asarray(handedness), dtype=torch.float64))
         self.register_buffer("circular", torch.zeros(size, dtype=torch.bool))
         self.register_buffer("center", torch.zeros(size, dtype=torch.float64))
         # Whitening of the coordinates that are not circular; the identity on circular ones.
@@ -96,13 +93,9 @@ class InternalCoordinates(Coordinates):
         """
         positions = positions_tensor(positions)
         z_matrix = ZMatrix.from_bonds(len(positions), bonds, masses)
-        coordinates = cls(z_matrix, np.zeros(max(0, len(positions) - 3)))
-        raw = coordinates._raw(positions[None])[0]
-        coordinates._refuse_straight_angles(raw)
-        torsions = raw[2 * len(positions) - 3 :]
-        stereo = torch.as_tensor(z_matrix.stereo[3:])
-        coordinates.stereo_signs = torch.where(stereo, torch.sign(torsions), 0.0)
-        coordinates.centre_signs = torch.sign(coordinates._handedness(positions[None]))[0]
+        coordinates = cls(z_matrix)
+        coordinates._refuse_straight_angles(coordinates._raw(positions[None])[0])
+        coordinates.handedness = torch.sign(coordinates._volumes(positions[None]))[0]
         return coordinates
 
     def _refuse_straight_angles(self, raw: torch.Tensor) -> None:
@@ -155,11 +148,9 @@ class InternalCoordinates(Coordinates):
         is_circular = torch.zeros_like(self.circular)
         for k in range(split, raw.shape[1]):
             torsion = raw[:, k]
-            center[k] = torch.atan2(torsion.sin().mean(), torsion.cos().mean())
-            if self.stereo_signs[k - split] == 0:
-                gap, middle = _largest_gap(torsion)
-                is_circular[k] = circular and gap < math.pi
-                center[k] = 0.0 if is_circular[k] else _wrap(middle + math.pi)
+            gap, middle = _largest_gap(torsion)
+            is_circular[k] = circular and gap < math.pi
+            center[k] = 0.0 if is_circular[k] else _wrap(middle + math.pi)
             if not is_circular[k]:
                 center[k] += _wrap(torsion - center[k]).mean()
         self.center, self.circular = center, is_circular
@@ -207,7 +198,6 @@ class InternalCoordinates(Coordinates):
         narrow = ~self.circular[2 * n - 3 :]
         valid = (bonds > 0).all(1) & (angles.abs() < 1).all(1)
         valid = valid & ((offset[:, 2 * n - 3 :].abs() < math.pi) | ~narrow).all(1)
-        valid = valid & self._has_signs(torsions)
         # The rows outside are computed with harmless values, so that no NaN reaches the others' gradients.
         bonds = torch.where(valid[:, None], bonds, 1e-3)
         angles = torch.where(valid[:, None], angles, 0.0)
@@ -223,41 +213,27 @@ class InternalCoordinates(Coordinates):
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the transform, as JSON; its buffers are saved apart."""
         z = self.z_matrix
-        columns = ("atoms", "bond", "angle", "torsion", "sibling", "stereo", "centres")
+        columns = ("atoms", "bond", "angle", "torsion", "sibling", "centres")
         return {"kind": "InternalCoordinates", "z_matrix": {c: getattr(z, c).tolist() for c in columns}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> InternalCoordinates:
         """Rebuild the transform; its buffers are to be loaded afterwards."""
         columns = {name: np.array(column) for name, column in config["z_matrix"].items()}
-        # A molecule without rings has none, and a model of before rings does not mention them.
-        columns["centres"] = columns.get("centres", np.zeros(0)).astype(np.int64).reshape(-1, 4)
-        z_matrix = ZMatrix(**columns)
-        return cls(z_matrix, np.zeros(z_matrix.n_atoms - 3))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load the buffers; a model of before rings has no signs of centres, and no centres."""
-        state_dict.setdefault(f"{prefix}centre_signs", torch.zeros(0, dtype=torch.float64))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        columns["centres"] = columns["centres"].astype(np.int64).reshape(-1, 4)  # there may be none
+        return cls(ZMatrix(**columns))
 
     def _in_class(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        signs = self._has_signs(raw[:, 2 * self.n_atoms - 3 :])
-        return signs & torch.isfinite(raw).all(1) & self._has_handedness(positions)
+        return torch.isfinite(raw).all(1) & self._has_handedness(positions)
 
-    def _handedness(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return a triple product at each of the Z-matrix's centres with shape=(batch, n_centres)."""
-        centre, a, b, c = positions[:, self.z_matrix.centres.T].unbind(1)
-        return (torch.linalg.cross(a - centre, b - centre, dim=-1) * (c - centre)).sum(-1)
+    def _volumes(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return six times the volumes that the centres' neighbours span, with shape=(batch, n_centres)."""
+        a, b, c, d = positions[:, self.z_matrix.centres.T].unbind(1)
+        return (torch.linalg.cross(b - a, c - a, dim=-1) * (d - a)).sum(-1)
 
     def _has_handedness(self, positions: torch.Tensor) -> torch.Tensor:
-        if not len(self.centre_signs):
-            return torch.ones(len(positions), dtype=torch.bool, device=positions.device)
-        signs = self.centre_signs.to(positions)
-        return ((self._handedness(positions) * signs > 0) | (signs == 0)).all(1)
-
-    def _has_signs(self, torsions: torch.Tensor) -> torch.Tensor:
-        signs = self.stereo_signs.to(torsions)
-        return ((torsions * signs > 0) & (torsions.abs() < math.pi) | (signs == 0)).all(1)
+        signs = self.handedness.to(positions)
+        return ((self._volumes(positions) * signs > 0) | (signs == 0)).all(1)
 
     def _raw(self, x: torch.Tensor) -> torch.Tensor:
         """Return r^3/3, -cos theta and torsions (siblings relative, wrapped) with shape=(batch, 3n - 6)."""

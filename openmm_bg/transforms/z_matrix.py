@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,10 +30,8 @@ class ZMatrix:
         torsion: The torsion's fourth atom, likewise.
         sibling: The atom (not row) relative to which the torsion is measured, or -1: an absolute torsion.
             For children of the second seed atom it is the third seed atom, whose own torsion is zero.
-        stereo: Whether the row's sibling torsion has a fixed sign, given by the reference: siblings at
-            centres with four bonds, which carry chirality and hydrogen labels; with shape=(n_atoms,).
-        centres: Centres with four bonds whose handedness no sibling torsion tells, since bonds that close rings
-            lead to their neighbours; each with three of the neighbours, shape=(n_centres, 4).
+        centres: The four neighbours of each centre with four bonds, with shape=(n_centres, 4). The sign of the
+            volume that they span is the centre's handedness: chirality, and the labels of equal neighbours.
     """
 
     atoms: np.ndarray
@@ -41,8 +39,7 @@ class ZMatrix:
     angle: np.ndarray
     torsion: np.ndarray
     sibling: np.ndarray
-    stereo: np.ndarray
-    centres: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
+    centres: np.ndarray
 
     @property
     def n_atoms(self) -> int:
@@ -168,12 +165,8 @@ def _assemble(
     neighbours: list[list[int]], parent: list[int], seed: tuple[int, int, int], weight: np.ndarray
 ) -> ZMatrix:
     first, second, third = seed
-    rows: list[tuple[int, int, int, int, int, bool]] = [
-        (first, -1, -1, -1, -1, False),
-        (second, first, -1, -1, -1, False),
-        (third, second, first, -1, -1, False),
-    ]
-    queue, centres = [first, second, third], []
+    rows = [(first, -1, -1, -1, -1), (second, first, -1, -1, -1), (third, second, first, -1, -1)]
+    queue = [first, second, third]
     for centre in queue:
         children = [atom for atom in neighbours[centre] if parent[atom] == centre and atom not in seed]
         children.sort(key=lambda atom: (-weight[atom], atom))
@@ -188,15 +181,11 @@ def _assemble(
             reference = parent[axis] if parent[axis] >= 0 else (third if centre != third else -1)
             if axis == first:  # a branch at the first seed atom
                 reference = second
-        stereo = len(neighbours[centre]) == 4
-        if stereo and len(children) + (leader >= 0) < 2:
-            centres.append((centre, *neighbours[centre][:3]))
         for child in children:
             # Siblings share the leader's torsion reference: their absolute torsion is the sum.
-            rows.append((child, centre, axis, reference, leader, stereo and leader >= 0))
+            rows.append((child, centre, axis, reference, leader))
             if leader < 0:
                 leader = child
             queue.append(child)
-    atoms, bond, angle, torsion, sibling, chiral = (np.array(column) for column in zip(*rows, strict=True))
-    open_centres = np.array(centres, dtype=np.int64).reshape(-1, 4)
-    return ZMatrix(atoms, bond, angle, torsion, sibling, chiral, open_centres)
+    centres = np.array([near for near in neighbours if len(near) == 4], dtype=np.int64).reshape(-1, 4)
+    return ZMatrix(*(np.array(column) for column in zip(*rows, strict=True)), centres)

@@ -113,7 +113,7 @@ def test_proposals_of_a_molecule_are_displaced_latents(
     raw = torch.tensor(np.hstack([rng.normal(0.001, 1e-4, (n, 3)), rng.normal(0.3, 0.05, (n, 2))]))
     raw = torch.cat([raw, torch.tensor(rng.uniform(-math.pi, math.pi, (n, 1)))], dim=1)
     bonds, masses = np.array([[0, 1], [1, 2], [2, 3]]), np.full(4, 12.0)
-    start = InternalCoordinates(ZMatrix.from_bonds(4, bonds, masses), np.zeros(1)).inverse(raw[:1])[0][0]
+    start = InternalCoordinates(ZMatrix.from_bonds(4, bonds, masses)).inverse(raw[:1])[0][0]
     coordinates = InternalCoordinates.from_reference(start, bonds, masses)
     coordinates.fit(coordinates.inverse(raw)[0])
     flow = SplineFlow(coordinates, 300.0, n_layers=2, hidden_features=8)

@@ -8,14 +8,15 @@ from openmm_bg.potentials import TorchPotential
 from openmm_bg.simulation import LangevinDynamics
 
 
-def thermal(molecule, n=100, *, potential=None, start=None, n_steps=800, n_frames=1):
-    """Configurations of Langevin dynamics at 300 K.
+def thermal(molecule, n=100, *, temperature=300.0, potential=None, start=None, n_steps=800, n_frames=1):
+    """Configurations of Langevin dynamics.
 
     By default each is of a walker of its own, 0.4 ps from the molecule's positions.
 
     Args:
         molecule: The molecular system.
         n: The number of configurations.
+        temperature: The temperature [K].
         potential: Its potential in double precision, to use again.
         start: Where to start [nm] with shape=(n // n_frames, n_atoms, 3).
         n_steps: Steps of 0.5 fs before the first frame.
@@ -30,7 +31,7 @@ def thermal(molecule, n=100, *, potential=None, start=None, n_steps=800, n_frame
         potential or TorchPotential.from_system(molecule, dtype=torch.float64),
         start,
         molecule.masses,
-        300.0,
+        temperature,
         timestep=0.0005,
         friction=5.0,
         generator=torch.Generator().manual_seed(0),

@@ -8,11 +8,11 @@ import pytest
 import torch
 from coordinate_checks import check_z_matrix, log_volume, round_trip, thermal
 from molecule_examples import FORCE_FIELD, pdb_of
-from ring_examples import biphenyl, cyclic_peptide, disulfide, toluene
+from ring_examples import biphenyl, cyclic_peptide, cyclopropane, disulfide, toluene
 
 from openmm_bg.geometry import dihedrals
 from openmm_bg.potentials import TorchPotential
-from openmm_bg.systems import chignolin
+from openmm_bg.systems import chignolin, load
 from openmm_bg.systems.molecule_files import read_pdb_molecule
 from openmm_bg.transforms import InternalCoordinates
 
@@ -143,8 +143,7 @@ def test_biphenyl_has_no_forbidden_mirror_image():
     """It is twisted, so that its mirror image is another configuration; turning the rings leads there."""
     molecule, _, x = example("biphenyl")
     coordinates = coordinates_of(molecule)
-    assert not coordinates.stereo_signs.any()
-    assert not len(coordinates.centre_signs)
+    assert not len(coordinates.handedness)
     atoms = indices(molecule)
     middle = [[atoms[1, name] for name in ("C2", "C1", "C7", "C8")]]
     twists = dihedrals(x.numpy(), middle)[:, 0]
@@ -286,3 +285,33 @@ def handedness(x, centre, around):
     """Return the volume that the first three neighbours of a centre span with the fourth."""
     edges = x[:, around[:3]] - x[:, around[3:]]
     return torch.linalg.det(edges)
+
+
+def test_vibrations_do_not_leave_the_class():
+    """In a strained ring, torsions of siblings pass 180 degrees although no centre is turned over."""
+    molecule = cyclopropane()
+    x = thermal(molecule, 2000, temperature=600.0)
+    coordinates = coordinates_of(molecule)
+    z_matrix, raw = coordinates.z_matrix, coordinates._raw(x)[:, 2 * 9 - 3 :]
+    siblings = torch.as_tensor(z_matrix.sibling[3:] >= 0)
+    reference = coordinates._raw(torch.tensor(molecule.positions)[None])[:, 2 * 9 - 3 :]
+    assert (raw * reference < 0)[:, siblings].any(1).float().mean() > 0.005
+    four_bonds = neighbours_of_four(molecule)
+    assert len(four_bonds) == 3
+    for centre, around in four_bonds.items():
+        start = handedness(torch.tensor(molecule.positions)[None], centre, around)
+        assert (handedness(x, centre, around) * start > 0).all()
+    _, logabsdet, error = round_trip(coordinates.fit(x), x)
+    assert torch.isfinite(logabsdet).all()
+    assert error < 1e-9
+    assert abs(log_volume(coordinates_of(molecule), x[0])) < 1e-9
+    swapped = x.clone()
+    swapped[:, [3, 4]] = x[:, [4, 3]]
+    assert torch.isneginf(coordinates.forward(swapped)[1]).all()
+
+
+def test_hot_alanine_dipeptide_stays_in_the_class():
+    molecule = load("alanine_dipeptide")
+    x = thermal(molecule, 3000, temperature=1200.0, n_frames=10)
+    coordinates = coordinates_of(molecule)
+    assert torch.isfinite(coordinates.fit(x).forward(x)[1]).all()
