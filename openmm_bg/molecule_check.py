@@ -14,7 +14,7 @@ from openmm_bg.geometry import dihedrals
 from openmm_bg.molecule_report import EnergyReport, ForceReport, MoleculeReport, ZMatrixReport
 from openmm_bg.systems.molecule_graph import chiral_centres, rings
 from openmm_bg.systems.torsions import backbone_torsions
-from openmm_bg.systems.validation import system_problems
+from openmm_bg.systems.validation import SOLVENT_FORCES, system_problems
 
 if TYPE_CHECKING:
     import openmm
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 STRAINED = 2e4
 """A force on an atom [kJ/mol/nm] above which a structure should be minimised before anything else."""
 
-VACUUM = "none (vacuum)"
-"""How a molecule without any solvent is described."""
+VACUUM = "no generalized Born force (vacuum, unless a custom force stands for the solvent)"
+"""How a molecule without a force that is known to be a solvent's is described."""
 
-_SOLVENTS = ("GBSAOBCForce", "CustomGBForce", "AmoebaGeneralizedKirkwoodForce")
 _COUNTED = ("Bonds", "Angles", "Torsions", "Maps", "Particles", "Exclusions", "Exceptions")
+_NOT_FINITE = re.compile(r'="[+-]?(nan|inf)"', re.IGNORECASE)
 _BACKBONE = {("N", "CA"): "phi", ("CA", "C"): "psi", ("C", "N"): "omega"}
 
 
@@ -60,7 +60,7 @@ def check_molecule(parts: MoleculeParts) -> MoleculeReport:
     if energies is None:
         pass
     elif not np.isfinite(energies.openmm) or not np.isfinite(energies.largest_force):
-        problems.append("The energy of the given positions is not finite: give positions without overlaps.")
+        problems.append(_not_finite(system))
     elif energies.largest_force > STRAINED:
         notes.append(
             f"A force of {energies.largest_force:.3g} kJ/mol/nm acts on an atom: minimise the structure first."
@@ -68,6 +68,12 @@ def check_molecule(parts: MoleculeParts) -> MoleculeReport:
     if not problems and any(force.translated is False for force in forces):
         notes.append(
             "OpenMM evaluates the forces that are not translated, which is slower: use --engine openmm."
+        )
+    if three := _three_bonds(elements, bonds):
+        names = ", ".join(f"{atoms[k].name} of {_label(atoms[k])}" for k in three)
+        notes.append(
+            f"S or P with three bonds ({names}): both hands belong to the target, but dynamics hardly ever turns "
+            "one into the other, so that training data have one only."
         )
     torsions = backbone_torsions(parts.topology)
     angles = dihedrals(parts.positions, np.array(list(torsions.values())).reshape(-1, 4))
@@ -79,7 +85,7 @@ def check_molecule(parts: MoleculeParts) -> MoleculeReport:
         mass=_total_mass(system),
         charge=_charge(system),
         solvent=describe_solvent(parts),
-        rings=tuple(f"{_label(atoms[ring[0]])} ({len(ring)})" for ring in found_rings),
+        rings=tuple(_ring_label([atoms[k] for k in sorted(ring)]) for ring in found_rings),
         chiral_centres=tuple(
             f"{atoms[k].name} of {_label(atoms[k])}{_handedness(atoms[k], parts.positions)}"
             for k in chiral_centres(elements, bonds)
@@ -115,6 +121,28 @@ def _bonds(topology: app.Topology) -> np.ndarray:
 
 def _label(atom: app.topology.Atom) -> str:
     return f"{atom.residue.name} {atom.residue.id}"
+
+
+def _ring_label(atoms: Sequence[app.topology.Atom]) -> str:
+    """Return the residues of a ring, from the first to the last one, and its size."""
+    first, last = _label(atoms[0]), _label(atoms[-1])
+    return f"{first if first == last else f'{first} to {last}'} ({len(atoms)})"
+
+
+def _three_bonds(elements: Sequence[str], bonds: np.ndarray) -> list[int]:
+    """Return the atoms whose three bonds hold their hand, unlike those of nitrogen."""
+    counts = np.bincount(bonds.ravel(), minlength=len(elements))
+    return [k for k, element in enumerate(elements) if element in ("P", "S") and counts[k] == 3]
+
+
+def _not_finite(system: openmm.System) -> str:
+    """Return why an energy is not finite: parameters, or else positions."""
+    import openmm
+
+    for force in system.getForces():
+        if _NOT_FINITE.search(openmm.XmlSerializer.serialize(force)):
+            return f"{type(force).__name__} has parameters that are NaN or infinite: mend them."
+    return "The energy of the given positions is not finite: give positions without overlaps."
 
 
 def _handedness(atom: app.topology.Atom, positions: np.ndarray) -> str:
@@ -166,7 +194,7 @@ def _charge(system: openmm.System) -> float | None:
 def describe_solvent(parts: MoleculeParts) -> str:
     """Return how a molecule's forces represent the solvent; `VACUUM` if they do not."""
     kinds = [type(force).__name__ for force in parts.system.getForces()]
-    found = [kind for kind in kinds if kind in _SOLVENTS]
+    found = [kind for kind in kinds if kind in SOLVENT_FORCES]
     if not found:
         return VACUUM
     return f"implicit{f': {parts.solvent}' if parts.solvent else ''} ({', '.join(found)})"

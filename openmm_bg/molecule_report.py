@@ -77,7 +77,7 @@ class MoleculeReport:
         mass: Sum of the masses [Da].
         charge: Sum of the charges [e]; None if no force has charges.
         solvent: How the solvent is represented.
-        rings: The residue and the size of each ring, e.g. "PHE 3 (6)".
+        rings: The residues and the size of each ring, e.g. "PHE 3 (6)" or "CYS 1 to CYS 4 (14)".
         chiral_centres: Atoms with four different neighbours.
         forces: The forces.
         energies: The energies; None if OpenMM does not accept the system.

@@ -52,10 +52,19 @@ def load(name: str) -> MolecularSystem:
     Raises:
         InputError: If there is no system of that name.
     """
+    check_name(name)
+    return _BUILDERS[name]()
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that `load` does not know.
+
+    Raises:
+        InputError: If there is no system of that name.
+    """
     if name not in _BUILDERS:
         functions = ", ".join(f"{toy}()" for toy in _TOYS)
         raise InputError(
             f"There is no system called {name!r}; the systems are: {', '.join(names())}. "
             f"Toy systems are made by functions of openmm_bg.systems: {functions}."
         )
-    return _BUILDERS[name]()

@@ -90,7 +90,7 @@ def chignolin(
         sequence: "YYDPETGTWY" (CLN025) or "GYDPETGTWG" (the first chignolin).
         caps: The caps in front and at the end, as in `build_peptide`; None for charged termini.
         forcefield: One of `openmm_bg.systems.force_fields.FORCE_FIELDS`.
-        solvent: "obc1" or "obc2".
+        solvent: "obc1" or "obc2", in any case.
         conformation: "native" or "extended".
         from_sequence: Start from the sequence, not from the structure that comes with the package.
 
@@ -100,7 +100,7 @@ def chignolin(
     Raises:
         InputError: If one of the names is unknown.
     """
-    if sequence not in NATIVE:
+    if sequence not in tuple(NATIVE):  # not all that may be given can be hashed
         raise InputError(
             f"The sequences of chignolin are {' and '.join(NATIVE)}, not {sequence!r}; "
             "build_peptide makes peptides of any sequence."
@@ -109,6 +109,7 @@ def chignolin(
         raise InputError(
             f"There is no conformation {conformation!r} of chignolin; there are: {', '.join(CONFORMATIONS)}."
         )
+    solvent = solvent.lower() if isinstance(solvent, str) else solvent
     shipped = not from_sequence and isinstance(caps, tuple | list) and tuple(caps) == _DEFAULT_CAPS
     if shipped:
         topology, positions = _shipped(sequence, conformation)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_bg.errors import InputError
-from openmm_bg.systems.pdb_files import existing, read_pdb, sentence
+from openmm_bg.systems.pdb_files import cause, existing, models_note, read_pdb, refuse_mmcif
 
 if TYPE_CHECKING:
     from openmm import app
 
 
-def read_positions(path: str | Path, topology: app.Topology) -> np.ndarray:
-    """Return the positions [nm] of a molecule's atoms with shape=(n_atoms, 3).
+def read_positions(path: str | Path, topology: app.Topology) -> tuple[np.ndarray, list[str]]:
+    """Return the positions [nm] of a molecule's atoms with shape=(n_atoms, 3), and notes on what was not read.
 
     Args:
         path: A PDB file (``.pdb``, ``.ent``), AMBER's inpcrd or restart file, or CHARMM's coordinate file.
@@ -28,12 +28,14 @@ def read_positions(path: str | Path, topology: app.Topology) -> np.ndarray:
     """
     from openmm import unit
 
-    suffix = existing(path).suffix.lower()
+    suffix, notes = existing(path).suffix.lower(), []
     if suffix in (".pdb", ".ent"):
         pdb = read_pdb(path)
         positions = pdb.getPositions(asNumpy=True)
         _check_elements(pdb.topology, topology, path)
+        notes = models_note(pdb, path)
     else:
+        refuse_mmcif(path)
         positions = parsed(lambda: _coordinates(str(path)), path, "a file of coordinates")
     array = np.array(positions.value_in_unit(unit.nanometer), dtype=np.float64)
     if array.shape != (topology.getNumAtoms(), 3):
@@ -41,7 +43,7 @@ def read_positions(path: str | Path, topology: app.Topology) -> np.ndarray:
             f"{path} has {len(array)} positions but the molecule {topology.getNumAtoms()} atoms; give the "
             "coordinates of the same molecule."
         )
-    return array
+    return array, notes
 
 
 def _coordinates(path: str) -> Any:
@@ -86,6 +88,4 @@ def parsed(parse: Callable[[], Any], source: str | Path, kind: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # these parsers raise many kinds
-        raise InputError(
-            f"{source} cannot be read as {kind}: {sentence(str(error) or repr(error))}"
-        ) from error
+        raise InputError(f"{source} cannot be read as {kind}: {cause(error)}") from error

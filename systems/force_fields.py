@@ -45,7 +45,7 @@ def implicit_solvent_system(
     from openmm import app
 
     for name, known, kind in ((forcefield, FORCE_FIELDS, "force field"), (solvent, SOLVENTS, "solvent")):
-        if name not in known:
+        if name not in tuple(known):  # not all that may be given can be hashed
             raise InputError(f"There is no {kind} called {name!r}; there are: {', '.join(known)}.")
     try:
         return _force_field(FORCE_FIELDS[forcefield], SOLVENTS[solvent]).createSystem(

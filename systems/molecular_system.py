@@ -227,35 +227,38 @@ class MolecularSystem:
             topology_pdb: A PDB file of the same atoms in the same order.
             name: The system's name; the PDB file's stem if not given.
             temperature: The temperature of interest [K].
-            bonds: All bonds, as pairs of atom indices; those that OpenMM finds in the PDB file if not given
-                (it knows the bonds of standard residues and reads CONECT records).
+            bonds: All bonds, as pairs of atom indices, of files that were saved with them. If not given, they are
+                those that OpenMM finds in the PDB file (it knows the bonds of standard residues and reads CONECT
+                records), and the two files are compared.
 
         Raises:
-            InputError: If a file cannot be read or the two disagree.
+            InputError: If a file cannot be read, the two disagree, or they are not of one molecule.
         """
-        from openmm_bg.systems.molecule_files import read_system
+        from openmm_bg.systems.molecule_files import read_system, read_system_molecule
 
-        system = read_system(system_xml)
-        # Files that come with their bonds were written by this package.
-        pdb = read_pdb(topology_pdb, strict=bonds is None)
-        if bonds is not None:
-            _set_bonds(pdb.topology, bonds)
+        if bonds is None:
+            return read_system_molecule(system_xml, topology_pdb).molecule(name, temperature)
+        pdb = read_pdb(topology_pdb, strict=False)
+        topology = _with_bonds(pdb, bonds)
         return cls(
             name=name or Path(topology_pdb).stem,
-            system=system,
-            topology=pdb.topology,
+            system=read_system(system_xml),
+            topology=topology,
             positions=pdb.getPositions(asNumpy=True),
             temperature=temperature,
-            torsions=backbone_torsions(pdb.topology),
+            torsions=backbone_torsions(topology),
         )
 
 
-def _set_bonds(topology: app.Topology, bonds: np.ndarray) -> None:
-    """Add the bonds that a PDB file cannot express, and check that it has no others."""
-    atoms = list(topology.atoms())
-    wanted = {tuple(sorted(pair)) for pair in np.asarray(bonds).tolist()}
-    found = {tuple(sorted((bond[0].index, bond[1].index))) for bond in topology.bonds()}
-    if found - wanted or any(not 0 <= index < len(atoms) for pair in wanted for index in pair):
-        raise InputError("The PDB file's bonds do not belong to this molecule.")
-    for first, second in sorted(wanted - found):
-        topology.addBond(atoms[first], atoms[second])
+def _with_bonds(pdb: app.PDBFile, bonds: np.ndarray) -> app.Topology:
+    """Return a PDB file's topology with these bonds, not those that OpenMM guesses from the atoms' names."""
+    from openmm import app
+
+    modeller = app.Modeller(pdb.topology, pdb.positions)
+    modeller.delete(list(pdb.topology.bonds()))
+    atoms = list(modeller.topology.atoms())
+    for pair in np.asarray(bonds, dtype=np.int64).reshape(-1, 2).tolist():
+        if not all(0 <= index < len(atoms) for index in pair):
+            raise InputError(f"The bonds do not belong to this molecule: it has no atoms {tuple(pair)}.")
+        modeller.topology.addBond(*(atoms[index] for index in pair))
+    return modeller.topology

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.systems.coordinate_files import parsed, read_positions
-from openmm_bg.systems.pdb_files import existing, read_pdb, sentence
+from openmm_bg.systems.pdb_files import cause, existing, keep_names, models_note, read_pdb, sentence
 from openmm_bg.systems.residue_problems import refuse_several_molecules, refuse_solvent, template_problem
 from openmm_bg.systems.topology_checks import check_bonds, check_names, check_terms, split_chains
 from openmm_bg.systems.torsions import backbone_torsions
@@ -101,7 +101,7 @@ def read_pdb_molecule(
     try:
         loaded = app.ForceField(*files)
     except Exception as error:
-        raise InputError(f"The force field {files} cannot be loaded: {sentence(error)}") from error
+        raise InputError(f"The force field {files} cannot be loaded: {cause(error)}") from error
     topology = pdb.topology
     refuse_solvent(topology, path)
     topology.setPeriodicBoxVectors(None)
@@ -111,8 +111,8 @@ def read_pdb_molecule(
         )
     except Exception as error:
         raise InputError(template_problem(error, loaded, topology, files, path)) from error
-    positions = pdb.getPositions(asNumpy=True)
-    return _checked(Path(path).stem, system, topology, positions, path, path, solvent=solvent_name)
+    positions, notes = pdb.getPositions(asNumpy=True), models_note(pdb, path)
+    return _checked(Path(path).stem, system, topology, positions, path, path, notes, solvent_name)
 
 
 def read_amber_molecule(
@@ -145,7 +145,8 @@ def read_amber_molecule(
         prmtop,
     )
     topology = split_chains(loaded.topology)
-    positions = read_positions(coordinates, topology)
+    positions, more = read_positions(coordinates, topology)
+    notes += more
     return _checked(Path(prmtop).stem, system, topology, positions, prmtop, coordinates, notes, solvent_name)
 
 
@@ -183,7 +184,9 @@ def read_charmm_molecule(
     )
     topology = loaded.topology
     refuse_solvent(topology, psf)
-    positions = read_positions(coordinates, topology)
+    keep_names(topology, _psf_names(psf))
+    positions, more = read_positions(coordinates, topology)
+    notes += more
     return _checked(Path(psf).stem, system, topology, positions, psf, coordinates, notes, solvent_name)
 
 
@@ -217,8 +220,8 @@ def read_system_molecule(system_xml: str | Path, topology_pdb: str | Path) -> Mo
         topology_pdb,
         topology_pdb,
     )
-    check_terms(system, pdb.topology, system_xml, topology_pdb)
-    return parts
+    notes = check_terms(system, pdb.topology, system_xml, topology_pdb)
+    return replace(parts, notes=(*models_note(pdb, topology_pdb), *notes))
 
 
 def read_system(path: str | Path) -> openmm.System:
@@ -234,10 +237,17 @@ def read_system(path: str | Path) -> openmm.System:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} is not a serialised OpenMM system: {sentence(error)}") from error
+        raise InputError(f"{path} is not a serialised OpenMM system: {cause(error)}") from error
     if not isinstance(system, openmm.System):
         raise InputError(f"{path} holds a {type(system).__name__}, not an OpenMM system.")
     return system
+
+
+def _psf_names(path: str | Path) -> list[str]:
+    """Return the names of the atoms in a PSF file, which OpenMM has read without a complaint."""
+    with Path(path).open(errors="replace") as file:
+        count = next(int(line.split()[0]) for line in file if "!NATOM" in line)
+        return [next(file).split()[4] for _ in range(count)]
 
 
 def _checked(
@@ -276,8 +286,7 @@ def _created(create: Callable[[], openmm.System], source: str | Path) -> tuple[o
             warnings.simplefilter("always")
             system = create()
     except Exception as error:  # a parameter is missing, a radius is out of range: many kinds
-        reason = sentence(str(error) or repr(error)).rstrip(".")
         raise InputError(
-            f"No system can be made of {source}: {reason}; mend or add its parameters."
+            f"No system can be made of {source}: {cause(error).rstrip('.')}; mend or add its parameters."
         ) from error
     return system, [f"OpenMM says of {source}: {sentence(str(one.message))}" for one in caught]

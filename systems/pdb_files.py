@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +19,7 @@ WATER_NAMES = frozenset(
 
 
 def read_pdb(path: str | Path, *, strict: bool = True) -> app.PDBFile:
-    """Read a PDB file's first model.
+    """Read a PDB file's first model; its atoms have names of their own in each residue (see `keep_names`).
 
     Args:
         path: The file.
@@ -30,19 +30,60 @@ def read_pdb(path: str | Path, *, strict: bool = True) -> app.PDBFile:
     """
     from openmm import app
 
-    existing(path)
+    refuse_mmcif(existing(path))
     if strict:
         check_pdb(path)
     try:
         # Given a name, PDBFile leaves the file open when it raises. It warns of residues that share a number.
-        with Path(path).open() as file, warnings.catch_warnings():
+        with Path(path).open(encoding="utf-8", errors="replace") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             pdb = app.PDBFile(file)
     except Exception as error:  # the parser raises many kinds
-        raise InputError(f"{path} cannot be read as a PDB file: {sentence(error)}") from error
+        raise InputError(f"{path} cannot be read as a PDB file: {cause(error)}") from error
     if pdb.topology.getNumAtoms() == 0:
         raise InputError(f"{path} cannot be read as a PDB file: it has no atoms.")
+    names = [atom.name for atom in _atoms(path)]
+    if len(names) == pdb.topology.getNumAtoms():
+        keep_names(pdb.topology, names)
     return pdb
+
+
+def keep_names(topology: app.Topology, names: Sequence[str]) -> None:
+    """Give atoms back the names of their file in residues where OpenMM calls two of them the same.
+
+    OpenMM gives atoms the names of the Protein Data Bank. A capped peptide that CHARMM made one residue has HN and
+    HT1, both of which become H.
+
+    Args:
+        topology: The topology, whose atoms are renamed.
+        names: The names of all atoms in the file.
+    """
+    for residue in topology.residues():
+        atoms = list(residue.atoms())
+        if len({atom.name for atom in atoms}) < len(atoms):
+            for atom in atoms:
+                atom.name = names[atom.index]
+
+
+def models_note(pdb: app.PDBFile, path: str | Path) -> list[str]:
+    """Return a sentence on the models of a file that are not read, if there are any."""
+    count = pdb.getNumFrames()
+    return [f"{path} has {count} models, of which the first one is read."] if count > 1 else []
+
+
+def refuse_mmcif(path: str | Path) -> None:
+    """Refuse an mmCIF file.
+
+    Raises:
+        InputError: If the file is one, by its ending or its first line.
+    """
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    if Path(path).suffix.lower() in (".cif", ".mmcif") or first.startswith("data_"):
+        raise InputError(
+            f"{path} is an mmCIF file, which is not read: convert it to PDB, e.g. with gemmi convert, or with "
+            "OpenMM's PDBxFile and PDBFile.writeFile."
+        )
 
 
 def check_pdb(path: str | Path) -> None:
@@ -83,14 +124,23 @@ def existing(path: str | Path) -> Path:
     Raises:
         InputError: If there is none.
     """
+    if Path(path) == Path():
+        raise InputError("A file's name is empty: give the name of the file.")
     if not Path(path).is_file():
         raise InputError(f"There is no file {path}.")
     return Path(path)
 
 
-def sentence(error: Exception | str) -> str:
+def sentence(message: str) -> str:
     """Return a message on one line, with one full stop."""
-    return " ".join(str(error).split()).rstrip(".") + "."
+    return " ".join(message.split()).rstrip(".") + "."
+
+
+def cause(error: Exception) -> str:
+    """Return what an exception of a parser says, in a sentence; many say nothing, or only which key they miss."""
+    if isinstance(error, LookupError) or not str(error):
+        return f"it is incomplete, or of another kind ({type(error).__name__})."
+    return sentence(str(error))
 
 
 class _Atom(NamedTuple):

@@ -65,8 +65,13 @@ def _side_chains(sequence: str, chi: Sequence[Any] | None) -> list[Torsions]:
     """Return the torsions chi1, chi2, ... [degrees] of each residue by their names."""
     if chi is None:
         chi = [None] * len(sequence)
+    one_each = f"chi must have one entry for each of the {len(sequence)} residues"
+    try:
+        chi = list(chi)
+    except TypeError as error:
+        raise InputError(f"{one_each}, not {chi!r}.") from error
     if len(chi) != len(sequence):
-        raise InputError(f"chi must have one entry for each of the {len(sequence)} residues, not {len(chi)}.")
+        raise InputError(f"{one_each}, not {len(chi)}.")
     torsions = []
     for k, (letter, angles) in enumerate(zip(sequence, chi, strict=True)):
         default = amino_acid(letter).chi
@@ -81,18 +86,24 @@ def _side_chains(sequence: str, chi: Sequence[Any] | None) -> list[Torsions]:
 
 
 def _degrees(angles: Any, name: str) -> np.ndarray:
-    """Return angles [degrees] of a quantity, or of plain numbers [rad]."""
-    if hasattr(angles, "value_in_unit"):
-        from openmm import unit
-
-        angles = angles.value_in_unit(unit.radian)
+    """Return angles [degrees] of a quantity, of plain numbers [rad], or of a list that may hold both."""
     try:
-        values = np.degrees(np.asarray(angles, dtype=np.float64))
+        values = np.degrees(np.asarray(_radians(angles), dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers, not {angles!r}.") from error
     if not np.isfinite(values).all():
         raise InputError(f"{name} must be finite numbers.")
     return values
+
+
+def _radians(angles: Any) -> Any:
+    if isinstance(angles, list | tuple):
+        return [_radians(angle) for angle in angles]
+    if hasattr(angles, "value_in_unit"):
+        from openmm import unit
+
+        return angles.value_in_unit(unit.radian)
+    return angles
 
 
 def _wrapped(angles: np.ndarray) -> np.ndarray:

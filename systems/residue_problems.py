@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openmm_bg.errors import InputError
 from openmm_bg.systems.molecule_graph import fragments
-from openmm_bg.systems.pdb_files import WATER_NAMES, sentence
+from openmm_bg.systems.pdb_files import WATER_NAMES, cause
 
 if TYPE_CHECKING:
     from openmm import app
@@ -112,8 +112,7 @@ def template_problem(
     lacks = f"The force field {list(files)} lacks parameters for {source}"
     match = _NO_TEMPLATE.search(str(error))
     if match is None:
-        reason = sentence(str(error)).rstrip(".")
-        return f"{lacks}: {reason}; add the missing force-field file."
+        return f"{lacks}: {cause(error).rstrip('.')}; add the missing force-field file."
     residue, reason = list(topology.residues())[int(match[1])], " ".join(match[2].split()).rstrip(".")
     difference = _missing_elements(residue, forcefield)
     if difference is None:
@@ -127,11 +126,23 @@ def template_problem(
             f"{source} lacks hydrogens: {label(residue)} is without {missing['H']} of them; add them, e.g. with "
             "pdbfixer or OpenMM's Modeller.addHydrogens."
         )
+    if missing.get("EP", 0) > 0:
+        return (
+            f"The force field {list(files)} gives {label(residue)} of {source} particles beside its atoms (virtual "
+            "sites, or Drude's), which are not supported: take one without them, e.g. with three sites for water."
+        )
     stray = _stray_atoms(residue)
     if stray and not missing:
         return (
             f"{source} has atoms without a bond in {label(residue)} ({', '.join(stray)}): rename them as the "
             "Protein Data Bank does, or add CONECT records."
+        )
+    stranger = None if missing else _stranger(residue)
+    if stranger is not None:
+        return (
+            f"{source} has no bond from {label(residue)} to {label(stranger)}, as OpenMM's PDB reader knows no "
+            f"residue called {stranger.name}: give it its name in the Protein Data Bank (HIS for HSE, LYS for "
+            "LYN), or add CONECT records and a force-field file that describes it."
         )
     if missing:
         parts = [
@@ -161,6 +172,19 @@ def _missing_elements(residue: app.topology.Residue, forcefield: app.ForceField)
                 wanted.subtract(own)
                 differences.append(wanted)
     return min(differences, key=lambda one: sum(map(abs, one.values())), default=None)
+
+
+def _stranger(residue: app.topology.Residue) -> app.topology.Residue | None:
+    """Return a residue beside one, not bonded to it, whose name OpenMM's PDB reader does not know."""
+    from openmm import app
+
+    known = getattr(app.Topology, "_standardBonds", {})
+    bonded = {atom.residue.index for bond in residue.external_bonds() for atom in (bond[0], bond[1])}
+    for other in residue.chain.residues():
+        beside = abs(other.index - residue.index) == 1
+        if beside and other.index not in bonded and other.name not in known:
+            return other
+    return None
 
 
 def _symbol(atom: Any) -> str:

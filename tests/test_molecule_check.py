@@ -6,11 +6,12 @@ import numpy as np
 import openmm
 import pytest
 from molecule_examples import TOLUENE, write_acetonitrile
-from openmm import unit
+from openmm import app, unit
+from ring_examples import cyclic_peptide
 
 from openmm_bg import systems
 from openmm_bg.errors import InputError
-from openmm_bg.molecule_check import STRAINED, check_molecule, require_internal_coordinates
+from openmm_bg.molecule_check import STRAINED, VACUUM, check_molecule, require_internal_coordinates
 from openmm_bg.potentials.torch_potential import TranslationError
 from openmm_bg.systems.molecule_files import MoleculeParts, read_amber_molecule, read_system_molecule
 
@@ -62,7 +63,7 @@ def test_toluene():
     report = check_molecule(read_amber_molecule(TOLUENE / "solvent.prmtop", TOLUENE / "solvent.inpcrd"))
     assert report.is_supported
     assert (report.formula, report.rings, report.chiral_centres) == ("C7 H8", ("TOL 1 (6)",), ())
-    assert report.solvent == "none (vacuum)"
+    assert report.solvent == VACUUM
     assert report.z_matrix.free == {"TOL 1": ["C6-C7"]}
     assert report.z_matrix.n_free + report.z_matrix.n_in_rings + report.z_matrix.n_relative == 12
     assert report.torsions == {}
@@ -157,6 +158,48 @@ def test_positions_that_are_strained_or_impossible(alanine):
     close[0] = close[19]
     report = check_molecule(parts_of(alanine, positions=close))
     assert "is not finite: give positions" in report.problems[0]
+
+
+def test_parameters_that_are_not_finite(alanine):
+    def spoil_charge(system):
+        force = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
+        force.setParticleParameters(0, np.nan, 0.1, 0.1)
+
+    report = check_molecule(parts_of(alanine, spoil_charge))
+    assert report.problems == ("NonbondedForce has parameters that are NaN or infinite: mend them.",)
+
+
+def test_solvent_that_counts_twice(alanine):
+    gb = next(force for force in alanine.system.getForces() if isinstance(force, openmm.CustomGBForce))
+    report = check_molecule(parts_of(alanine, lambda system: system.addForce(openmm.XmlSerializer.clone(gb))))
+    assert report.solvent == "implicit (CustomGBForce, CustomGBForce)"
+    (problem,) = report.problems
+    assert "2 generalized Born forces (CustomGBForce, CustomGBForce), so that the solvent counts" in problem
+
+
+def test_ring_over_several_residues():
+    molecule = cyclic_peptide("ALA")
+    assert check_molecule(parts_of(molecule)).rings == ("ALA 1 to ALA 4 (12)",)
+
+
+def test_centres_of_sulfur_with_three_bonds_are_noted():
+    """Dimethyl sulfoxide without its hydrogens."""
+    topology, system, springs = app.Topology(), openmm.System(), openmm.HarmonicBondForce()
+    residue = topology.addResidue("DMS", topology.addChain())
+    positions = np.array([(0.0, 0.0, 0.0), (0.0, 0.0, 0.149), (0.17, 0.0, -0.055), (-0.03, 0.168, -0.055)])
+    atoms = [
+        topology.addAtom(name, app.Element.getBySymbol(name[0]), residue) for name in ("S1", "O1", "C1", "C2")
+    ]
+    for k, atom in enumerate(atoms):
+        system.addParticle(atom.element.mass)
+        if k:
+            topology.addBond(atoms[0], atom)
+            springs.addBond(0, k, float(np.linalg.norm(positions[k])), 3e5)
+    system.addForce(springs)
+    report = check_molecule(MoleculeParts("sulfoxide", system, topology, positions))
+    assert report.is_supported
+    (note,) = report.notes
+    assert note.startswith("S or P with three bonds (S1 of DMS 1): both hands belong to the target")
 
 
 def test_straight_molecule(tmp_path):

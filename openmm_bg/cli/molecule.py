@@ -103,7 +103,7 @@ def read_molecule(parameters: Mapping[str, Any], temperature: float) -> Molecula
     require_internal_coordinates(molecule)
     if describe_solvent(parts) == VACUUM:
         remedy = "" if kind == "system_xml" else "; --implicit-solvent OBC2, for example, puts it into water"
-        say(f"{molecule.name} is in vacuum, as no force represents a solvent{remedy}.")
+        say(f"{molecule.name} is in vacuum, unless a custom force stands for the solvent{remedy}.")
     return molecule
 
 
@@ -119,7 +119,7 @@ def read_parts(parameters: Mapping[str, Any]) -> MoleculeParts:
     if kind is None:
         known = load(parameters["name"])
         return molecule_files.MoleculeParts(known.name, known.system, known.topology, known.positions)
-    solvent = parameters["implicit_solvent"] or "none"
+    solvent = "none" if parameters["implicit_solvent"] is None else parameters["implicit_solvent"]
     if kind == "prmtop":
         coordinates = _one_of(parameters, "--prmtop", "inpcrd", "pdb")
         return molecule_files.read_amber_molecule(parameters["prmtop"], coordinates, solvent)
@@ -156,14 +156,22 @@ def _kind(parameters: Mapping[str, Any]) -> str | None:
     Raises:
         InputError: If there are several kinds, none, or options that do not go together.
     """
-    name, given = parameters["name"], [option for option in _OPTIONS if parameters[option]]
+    from openmm_bg.systems import check_name
+
+    # An empty text is given, too; only a list without an element is not.
+    name, given = parameters["name"], [k for k in _OPTIONS if parameters[k] not in (None, [], ())]
     if name is not None:
+        if Path(name).suffix:
+            raise InputError(
+                f"There is no system called {name!r}; a file goes with an option, as in --pdb {name}."
+            )
+        check_name(name)
         if others := [_FLAGS[option] for option in given if option != "pdb"]:
             raise InputError(f"{name} brings its force field and positions; leave out {', '.join(others)}.")
         if given:
             raise InputError(f"Give either the name of a system ({name}) or --pdb, not both.")
         return None
-    kinds = [kind for kind in _KINDS if parameters[kind]]
+    kinds = [kind for kind in _KINDS if kind in given]
     if len(kinds) > 1 and kinds[-1] == "pdb":
         kinds.pop()  # it gives the positions
     if not kinds:
@@ -183,6 +191,8 @@ def _kind(parameters: Mapping[str, Any]) -> str | None:
 
 def _one_of(parameters: Mapping[str, Any], flag: str, first: str, second: str) -> Path:
     """Return the file with the positions."""
-    if bool(parameters[first]) == bool(parameters[second]):
+    if parameters[first] is None and parameters[second] is None:
         raise InputError(f"{flag} needs positions: give either {_FLAGS[first]} or {_FLAGS[second]}.")
-    return parameters[first] or parameters[second]
+    if parameters[first] is not None and parameters[second] is not None:
+        raise InputError(f"Both {_FLAGS[first]} and {_FLAGS[second]} give positions: give only one of them.")
+    return parameters[second] if parameters[first] is None else parameters[first]

@@ -301,3 +301,14 @@ def test_several_residues_need_a_choice(refused, run, tmp_path):
     assert "several residues; choose one with --residue: 2 (GLY), 3 (ALA)" in error
     assert "no residue 'x'" in refused(*draw, "--residue", "x")
     assert run(*draw, "--residue", "3 (ALA)").code == 0
+
+
+def test_the_only_residue_must_be_the_one_that_is_asked_for(refused, run, data, tmp_path):
+    draw = ("ramachandran", data, "-o", tmp_path / "plot.png")
+    assert "no residue '3 (ALA)'; it has: 2 (ALA)" in refused(*draw, "--residue", "3 (ALA)")
+    assert run(*draw, "--residue", "2 (ALA)").code == 0
+
+
+def test_a_single_frame_has_no_free_energy(refused, data, tmp_path):
+    error = refused("ramachandran", data / "topology.pdb", "-o", tmp_path / "plot.png")
+    assert "has a single frame; a free energy needs at least two" in error

@@ -18,6 +18,7 @@ from molecule_examples import (
     write_ethanol,
 )
 from openmm import app
+from ring_examples import cyclic_peptide
 
 from openmm_bg import systems
 from openmm_bg.training import load_data
@@ -118,6 +119,20 @@ def test_the_next_command_runs(run, tmp_path, monkeypatch):
         assert len(data.system.bonds) == {15: 15, 9: 8}[n_atoms]
 
 
+def test_cyclic_peptide_comes_back_with_all_its_bonds(run, write, tmp_path):
+    """OpenMM writes no CONECT record for the bond from its end to its start; what simulate writes holds it."""
+    molecule = cyclic_peptide("ALA")
+    xml, text = write(molecule.system_xml(), "x.xml"), molecule.topology_pdb()
+    result = run("check", "--system", xml, "--topology", write(text))
+    assert re.search("has a bond between (N of ALA 1|C of ALA 4) and .* has none: add CONECT", result.err)
+    atoms = {(atom.name, atom.residue.id): atom.index + 1 for atom in molecule.topology.atoms()}
+    closing = f"CONECT{atoms['C', '4']:5d}{atoms['N', '1']:5d}\n"
+    pdb = write(text.replace("END\n", f"{closing}END\n"))
+    made = run("simulate", "--system", xml, "--topology", pdb, *SHORT, "-o", tmp_path / "data")
+    assert made.code == 0, made.err
+    np.testing.assert_array_equal(load_data(tmp_path / "data").system.bonds, molecule.bonds)
+
+
 def test_gb_radii_that_do_not_fit_are_announced(run, tmp_path):
     options = [*TOLUENE_OPTIONS, "--implicit-solvent", "OBC1"]
     result = run("check", *options)
@@ -181,6 +196,19 @@ def with_sodium():
     return head + SODIUM + ter + tail
 
 
+def other_forcefields(*files):
+    return lambda write: [
+        "--pdb",
+        write(alanine_pdb()),
+        *(w for file in files for w in ("--forcefield", file)),
+    ]
+
+
+def phosphoserine():
+    lines = alanine_pdb().replace(" ALA ", " SEP ").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("CONECT"))
+
+
 EXPLICIT = DATA / "alanine-dipeptide-explicit"
 BAD = {
     "two molecules": (
@@ -223,6 +251,19 @@ BAD = {
         ],
         r"holds 749 water molecules beside the molecule, in a periodic box: remove them .e\.g\. with cpptraj",
     ),
+    "solvent by a file and by its name": (
+        lambda write: ["--pdb", write(alanine_pdb()), *FORCE_FIELD_OPTIONS, "--implicit-solvent", "OBC1"],
+        r"2 generalized Born forces .CustomGBForce, CustomGBForce.*counts more than once: give one only",
+    ),
+    "two solvents": (
+        other_forcefields("amber99sb.xml", "amber99_obc.xml", "implicit/obc1.xml"),
+        r"2 generalized Born forces .GBSAOBCForce, CustomGBForce.*counts more than once: give one only",
+    ),
+    "unknown residue in a chain": (
+        bad_pdb(phosphoserine),
+        r"no bond from ACE 1 to SEP 2, as OpenMM's PDB reader knows no residue called SEP: give it its name",
+    ),
+    "mmCIF": (bad_pdb(lambda: "data_1UAO\n#\n"), r"is an mmCIF file, which is not read: convert it to PDB"),
     "insertion codes": (
         bad_pdb(lambda: alanine_pdb().replace(" ALA 1   2 ", " ALA 1   2B")),
         r"insertion codes .B of residue ALA 2.*number the residues anew",
@@ -297,7 +338,14 @@ def test_bad_input(run, write, tmp_path, command, case):
         ("alanine_dipeptide --pdb x", "Give either the name of a system"),
         ("--pdb x", "needs either --forcefield"),
         ("--prmtop x", "--prmtop needs positions: give either --inpcrd or --pdb"),
-        ("--prmtop x --inpcrd y --pdb z", "give either --inpcrd or --pdb"),
+        ("--prmtop x --inpcrd y --pdb z", "Both --inpcrd and --pdb give positions: give only one of them"),
+        (
+            "my.pdb --forcefield x",
+            "no system called 'my.pdb'; a file goes with an option, as in --pdb my.pdb",
+        ),
+        ("nonsense --forcefield x", "no system called 'nonsense'; the systems are"),
+        ("--pdb= --forcefield x", "A file's name is empty"),
+        ("--pdb x --forcefield y --implicit-solvent=", "no implicit solvent ''; there are: none"),
         ("--psf x --parameters y", "--psf needs positions: give either --pdb or --crd"),
         ("--system x", "--system needs positions: give either --topology or --pdb"),
         ("--system x --prmtop y", "Give only one of --prmtop, --system"),

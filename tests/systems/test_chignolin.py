@@ -280,12 +280,18 @@ def test_remarks_tell_how_a_file_was_made(molecules, reference_energies_and_forc
     assert energies[0] == pytest.approx(energy, abs=0.1)
 
 
+def test_solvent_in_any_case(molecules):
+    assert chignolin(solvent="OBC1").system_hash == molecules[CLN025, "native"].system_hash
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"sequence": ["Y"]}, r"sequences of chignolin are YYDPETGTWY and GYDPETGTWG, not \['Y'\]"),
         ({"sequence": "YYDPETGTW"}, "sequences of chignolin are YYDPETGTWY and GYDPETGTWG, not 'YYDPETGTW'"),
         ({"conformation": "folded"}, "no conformation 'folded' of chignolin; there are: native, extended"),
         ({"forcefield": "amber99sb.xml"}, "no force field called 'amber99sb.xml'"),
+        ({"forcefield": ["amber99sb"]}, r"no force field called \['amber99sb'\]"),
         ({"solvent": "gbn2"}, "no solvent called 'gbn2'; there are: obc1, obc2"),
         ({"caps": "ACE"}, "Give the cap in front and the cap at the end"),
     ],

@@ -9,6 +9,7 @@ import openmm
 import pytest
 from molecule_examples import ETHANOL_POSITIONS, FORCE_FIELD, TOLUENE, alanine_pdb, pdb_of, write_ethanol
 from openmm import app
+from ring_examples import cyclopropane
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.systems import MolecularSystem, build_peptide
@@ -117,6 +118,29 @@ def test_charmm_files_that_cannot_be_used(tmp_path):
         read_charmm_molecule(psf, [prm], pdb)
 
 
+def test_atoms_that_openmm_calls_the_same(tmp_path):
+    """CHARMM makes a capped residue one, with HN and HT1: names of the Protein Data Bank for one hydrogen."""
+    files = write_ethanol(tmp_path)
+    text = files["psf"].read_text().replace(" ETO ", " ALA ").replace(" H1 ", " HN ").replace(" H2 ", " HT1")
+    files["psf"].write_text(text)
+    parsed = app.CharmmPsfFile(str(files["psf"])).topology
+    assert [atom.name for atom in parsed.atoms()].count("H") == 2  # what has to be undone
+    molecule = MolecularSystem.from_psf(files["psf"], [files["prm"]], files["crd"])
+    names = [atom.name for atom in molecule.topology.atoms()]
+    assert names == ["C1", "C2", "O1", "HN", "HT1", "H3", "H4", "H5", "HO"]
+    # What is saved comes back, and can be saved again.
+    xml, pdb = tmp_path / "system.xml", tmp_path / "topology.pdb"
+    xml.write_text(molecule.system_xml())
+    for _ in range(2):
+        pdb.write_text(molecule.topology_pdb())
+        molecule = MolecularSystem.from_files(xml, pdb, bonds=molecule.bonds)
+        assert [atom.name for atom in molecule.topology.atoms()] == names
+        np.testing.assert_allclose(molecule.positions, ETHANOL_POSITIONS, atol=6e-5)
+    files["psf"].write_text(text.replace(" HT1", " HN "))
+    with pytest.raises(InputError, match="2 atoms called HN in ALA 1; give each"):
+        read_charmm_molecule(files["psf"], [files["prm"]], files["crd"])
+
+
 def test_positions_in_another_order(tmp_path):
     files = write_ethanol(tmp_path)
     lines = files["pdb"].read_text().splitlines()
@@ -182,6 +206,75 @@ def test_system_of_other_atoms_than_the_topology(alanine, system_files):
         parts.molecule()
 
 
+def test_topology_that_lacks_the_bond_of_a_ring(tmp_path):
+    molecule = cyclopropane()
+    xml, pdb = tmp_path / "system.xml", tmp_path / "topology.pdb"
+    xml.write_text(molecule.system_xml())
+    pdb.write_text(molecule.topology_pdb())
+    np.testing.assert_array_equal(read_system_molecule(xml, pdb).molecule().bonds, molecule.bonds)
+    modeller = app.Modeller(molecule.topology, molecule.positions * openmm.unit.nanometer)
+    modeller.delete([next(molecule.topology.bonds())])
+    pdb.write_text(pdb_of(modeller.topology, molecule.positions))
+    with pytest.raises(InputError, match=r"has a bond between C1 of CPR 1 and C2 .* has none: add CONECT"):
+        read_system_molecule(xml, pdb)
+
+
+def test_springs_that_are_no_bonds(alanine, system_files):
+    def with_spring(length):
+        springs = openmm.HarmonicBondForce()
+        springs.addBond(1, 5, length, 1e4)  # CH3 and O of ACE, which are bonded to the same C
+        springs.addBond(1, 10, 0.3, 1e3)  # a restraint
+        return changed_system(alanine, lambda system: system.addForce(springs))
+
+    xml, pdb = system_files
+    xml.write_text(with_spring(0.24))  # as of Urey and Bradley
+    assert read_system_molecule(xml, pdb).notes == ()
+    xml.write_text(with_spring(0.15))
+    with pytest.raises(InputError, match="has a bond between CH3 of ACE 1 and O of ACE 1 where"):
+        read_system_molecule(xml, pdb)
+
+
+def test_system_without_bonds_is_noted(alanine, system_files):
+    xml, pdb = system_files
+    xml.write_text(changed_system(alanine, lambda system: system.removeForce(0)))
+    (note,) = read_system_molecule(xml, pdb).notes
+    assert re.search("no force along bonds: .* not compared bond by bond", note)
+
+
+def test_leaves_of_a_centre_in_another_order(tmp_path):
+    """H and F of CHFCl-CH3: bonds and the sum of all masses do not tell, the mass of C with its hydrogens does."""
+    masses = {"C": 12.011, "H": 1.008, "F": 18.998, "Cl": 35.453}
+    lengths = {"C": 0.152, "H": 0.109, "F": 0.135, "Cl": 0.177}
+    directions = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3.0)
+
+    def files(*leaves):
+        topology, system, springs, x = (
+            app.Topology(),
+            openmm.System(),
+            openmm.HarmonicBondForce(),
+            [np.zeros(3)],
+        )
+        residue = topology.addResidue("FCE", topology.addChain())
+        for k, symbol in enumerate(("C", *leaves, "H", "H", "H")):
+            centre = 0 if k < 5 else 4
+            atom = topology.addAtom(f"{symbol}{k}", app.Element.getBySymbol(symbol), residue)
+            system.addParticle(masses[symbol])
+            if k:
+                x.append(x[centre] + lengths[symbol] * (directions[k - 1] if k < 5 else -directions[k - 5]))
+                springs.addBond(centre, k, lengths[symbol], 3e5)
+                topology.addBond(list(topology.atoms())[centre], atom)
+        system.addForce(springs)
+        xml, pdb = tmp_path / f"{leaves[0]}.xml", tmp_path / f"{leaves[0]}.pdb"
+        xml.write_text(openmm.XmlSerializer.serialize(system))
+        pdb.write_text(pdb_of(topology, np.array(x)))
+        return xml, pdb
+
+    (xml, pdb), (_, other) = files("H", "F", "Cl", "C"), files("F", "H", "Cl", "C")
+    read_system_molecule(xml, pdb)
+    with pytest.raises(InputError, match=r"31\.0 Da where .* has C0 of FCE 1 with its hydrogens, 13\.0 Da"):
+        read_system_molecule(xml, other)
+
+
 def test_topology_without_bonds(tmp_path):
     xml = tmp_path / "toluene.xml"
     xml.write_text(openmm.XmlSerializer.serialize(read_amber_molecule(PRMTOP, INPCRD).system))
@@ -224,6 +317,32 @@ def test_what_openmm_would_drop_from_a_pdb_file(tmp_path, old, new, message):
     text = alanine_pdb().replace("END\n", "")
     path.write_text(f"MODEL        1\n{text}ENDMDL\nMODEL        2\n{text}ENDMDL\n")
     check_pdb(path)
+    (note,) = read_pdb_molecule(path, FORCE_FIELD).notes
+    assert note == f"{path} has 2 models, of which the first one is read."
+
+
+def test_remarks_in_any_encoding(tmp_path):
+    path = tmp_path / "latin.pdb"
+    path.write_bytes("REMARK   1 made at Orléans\n".encode("latin-1") + alanine_pdb().encode())
+    assert read_pdb(path).topology.getNumAtoms() == 22
+
+
+def test_what_parsers_do_not_say(tmp_path):
+    """Some raise an error without a text, or with the name of what they miss only."""
+    pdb = tmp_path / "cut.pdb"
+    pdb.write_text(alanine_pdb()[: alanine_pdb().index(" CB  ALA")])
+    with pytest.raises(InputError, match=r"cut\.pdb cannot be read as a PDB file: it is incomplete, or of"):
+        read_pdb(pdb)
+    prmtop, text = tmp_path / "cut.prmtop", PRMTOP.read_text()
+    for part, message in (
+        (0, "cannot be read as an AMBER prmtop file"),
+        (text.index("%FLAG ANGLES_INC_HYDROGEN"), "No system can be"),
+    ):
+        prmtop.write_text(text[:part])
+        with pytest.raises(
+            InputError, match=rf"{message}.*: it is incomplete, or of another kind .KeyError."
+        ):
+            read_amber_molecule(prmtop, INPCRD)
 
 
 def test_force_field_problems(tmp_path):
@@ -249,6 +368,26 @@ def test_force_field_problems(tmp_path):
     assert re.search(
         "ALA 2 is not what it knows .*externally bonded.*cap the chain's ends", refused(uncapped)
     )
+    unknown = without(text).replace(" ALA ", " SEP ")
+    assert "no bond from ACE 1 to SEP 2, as OpenMM's PDB reader knows no residue called SEP" in refused(
+        unknown
+    )
+
+
+def test_water_of_four_sites(tmp_path):
+    path = tmp_path / "water.pdb"
+    atoms = (("O", "O", 0.0, 0.0), ("H1", "H", 0.957, 0.0), ("H2", "H", -0.24, 0.927))
+    path.write_text(
+        "".join(
+            f"HETATM{k:5d}  {name:<3} HOH A   1    {x:8.3f}{y:8.3f}   0.000  1.00  0.00           {element}\n"
+            for k, (name, element, x, y) in enumerate(atoms, start=1)
+        )
+    )
+    assert read_pdb_molecule(path, ["tip3p.xml"]).topology.getNumAtoms() == 3
+    with pytest.raises(
+        InputError, match=r"gives HOH 1 .* particles beside its atoms .*, e\.g\. with three sites"
+    ):
+        read_pdb_molecule(path, ["tip4pew.xml"])
 
 
 def test_histidine_is_known_by_its_name(tmp_path):

@@ -315,7 +315,9 @@ def test_default_torsions():
 
 def test_numbers_quantities_and_lists_are_the_same():
     expected = build_peptide("AGS", phi=np.radians([-60.0] * 3), psi=np.radians([-45.0] * 3))[1]
-    for phi, psi in ((-60 * unit.degree, -45 * unit.degree), (np.radians(-60), [np.radians(-45)] * 3)):
+    listed = [-60 * unit.degree, np.radians(-60), -60 * unit.degree]
+    psis = [np.radians(-45)] * 3
+    for phi, psi in ((-60 * unit.degree, -45 * unit.degree), (np.radians(-60), psis), (listed, psis)):
         np.testing.assert_allclose(build_peptide("AGS", phi=phi, psi=psi)[1], expected, atol=1e-12)
     chi = [None, None, [1.0]]
     other = [None, None, [np.degrees(1.0)] * unit.degree]
@@ -356,6 +358,7 @@ def test_a_peptide_becomes_a_molecular_system():
         ({"psi": [[0.0, 0.0]]}, r"psi must be one number or 2 numbers.*shape \(1, 2\)"),
         ({"omega": [0.0, np.nan]}, "omega must be finite"),
         ({"phi": "trans"}, "phi must be numbers, not 'trans'"),
+        ({"chi": 5}, "chi must have one entry for each of the 2 residues, not 5"),
         ({"chi": [None]}, "chi must have one entry for each of the 2 residues, not 1"),
         ({"chi": [[1.0], None]}, r"ALA 1 has 0 side-chain torsions, but chi of the shape \(1,\)"),
         ({"chi": [None, [1.0, 2.0]]}, r"SER 2 has 1 side-chain torsions, but chi of the shape \(2,\)"),

@@ -209,17 +209,31 @@ def test_from_files(alanine, pdb_file, tmp_path):
 
 
 def test_from_files_with_bonds(alanine, tmp_path):
-    """A PDB file names the bonds of standard residues only; the others can be given."""
+    """A PDB file names the bonds of standard residues only, if its names are standard; others can be given."""
     xml, pdb = tmp_path / "system.xml", tmp_path / "topology.pdb"
     xml.write_text(alanine.system_xml())
     text = alanine.topology_pdb().replace(" ACE ", " XYZ ")
     pdb.write_text("\n".join(line for line in text.splitlines() if not line.startswith("CONECT")))
-    assert len(MolecularSystem.from_files(xml, pdb).bonds) < len(alanine.bonds)
+    with pytest.raises(InputError, match=r"no bond between the atoms .* of XYZ 1 and the rest"):
+        MolecularSystem.from_files(xml, pdb)
     made = MolecularSystem.from_files(xml, pdb, bonds=alanine.bonds)
     np.testing.assert_array_equal(made.bonds, alanine.bonds)
-    for wrong in (alanine.bonds[:-1], [*alanine.bonds, (0, 22)], [*alanine.bonds, (-1, 0)]):
-        with pytest.raises(InputError, match="bonds do not belong to this molecule"):
+    # Those that are given replace what OpenMM guesses.
+    assert len(MolecularSystem.from_files(xml, pdb, bonds=alanine.bonds[:-1]).bonds) == len(alanine.bonds) - 1
+    for wrong in ([*alanine.bonds, (0, 22)], [*alanine.bonds, (-1, 0)]):
+        with pytest.raises(InputError, match="bonds do not belong to this molecule: it has no atoms"):
             MolecularSystem.from_files(xml, pdb, bonds=wrong)
+
+
+def test_from_files_compares_system_and_topology(alanine, pdb_file, tmp_path):
+    system = openmm.XmlSerializer.clone(alanine.system)
+    masses = [system.getParticleMass(k) for k in (5, 6)]  # oxygen and nitrogen, which a bond does not join
+    system.setParticleMass(5, masses[1])
+    system.setParticleMass(6, masses[0])
+    xml = tmp_path / "system.xml"
+    xml.write_text(openmm.XmlSerializer.serialize(system))
+    with pytest.raises(InputError, match=r"14\.0 Da where .* has O of ACE 1 with its hydrogens, 16\.0 Da"):
+        MolecularSystem.from_files(xml, pdb_file)
 
 
 def test_other_torsions(alanine):
