@@ -118,6 +118,12 @@ class Ramachandran:
         counts = np.bincount(cells, weights=weights, minlength=bins * bins).reshape(bins, bins)
         return counts / counts.sum() / (2 * np.pi / bins) ** 2
 
+    def density_stderr(self, bins: int = KL_BINS) -> np.ndarray:
+        """Return the standard error [1/rad^2] of `density` in each bin, shape=(bins, bins): phi, psi."""
+        cells = _bin(self.phi, bins) * bins + _bin(self.psi, bins)
+        _, stderr = cell_fractions(cells, bins * bins, self.log_weights, self.n_walkers)
+        return stderr.reshape(bins, bins) / (2 * np.pi / bins) ** 2
+
     def marginal(self, angle: str, bins: int = 72) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the distribution of one angle.
 

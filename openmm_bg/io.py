@@ -133,7 +133,7 @@ def read_frames(
     """
     path = Path(path)
     path = existing_file(path / "trajectory.h5" if (path / "trajectory.h5").is_file() else path)
-    if path.suffix == ".h5" and _are_samples(path):
+    if path.suffix == ".h5" and are_samples(path):
         frames = read_trajectory(path)
         samples = load_samples(path)
         inside = slice(0, len(frames))  # draws outside have no configuration; weights are relative anyway
@@ -143,7 +143,7 @@ def read_frames(
             temperature=samples.temperature,
             log_weights=samples.log_weights[inside],
         )
-    if path.suffix == ".nc" and _is_exchange(path):
+    if path.suffix == ".nc" and is_exchange(path):
         return _read_exchange(path, topology, temperature)
     return read_trajectory(path, topology)
 
@@ -181,17 +181,38 @@ def _read_exchange(path: Path, topology: str | Path | None, temperature: float |
     )
 
 
-def _are_samples(path: Path) -> bool:
+def are_samples(path: Path) -> bool:
+    """Tell whether an HDF5 file holds samples, by the mark that `save_samples` leaves inside.
+
+    Raises:
+        InputError: If it cannot be read; or if it has the summary of samples beside it but not their mark, lest its
+            draws are taken for equally weighted.
+    """
     import mdtraj
 
     try:
         with mdtraj.formats.HDF5TrajectoryFile(str(path)) as file:
-            return file.application == _APPLICATION
+            marked = file.application == _APPLICATION
     except Exception as error:  # the reader raises many kinds
         raise InputError(f"{path} cannot be read as an HDF5 trajectory; it may be truncated.") from error
+    if marked:
+        return True
+    summary = path.with_suffix(".json")
+    try:
+        _read_summary(summary)
+    except (OSError, ValueError):  # no summary of samples: a trajectory
+        return False
+    raise InputError(
+        f"{path} is not marked as samples although {summary.name} is their summary; sample again."
+    )
 
 
-def _is_exchange(path: Path) -> bool:
+def is_exchange(path: Path) -> bool:
+    """Tell whether a netCDF file was written by openmmtools.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     import netCDF4
 
     try:
@@ -228,10 +249,8 @@ def _read_tables(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         if not file.is_file():
             raise InputError(f"{path} has lost its weights: there is no file {file}; sample again.")
     try:
-        content = json.loads(summary.read_text())
-        if not {"temperature", "n_draws"} <= content.keys():
-            raise ValueError("Entries are missing.")
-    except (ValueError, AttributeError) as error:
+        content = _read_summary(summary)
+    except ValueError as error:
         raise InputError(f"{summary} is not the summary of a samples file; sample again.") from error
     try:
         with csv.open() as file:
@@ -242,3 +261,15 @@ def _read_tables(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     if header != ",".join(_COLUMNS) or table.shape[1:] != (len(_COLUMNS),):
         raise InputError(f"{csv} does not have the columns {', '.join(_COLUMNS)}; sample again.")
     return content, table
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """Return the summary of samples, or raise a ValueError if the file holds something else."""
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("record", {}), dict):
+        raise ValueError("It holds no record.")
+    if not isinstance(content.get("n_draws"), int) or not isinstance(
+        content.get("temperature"), (int, float)
+    ):
+        raise ValueError("Entries are missing.")
+    return content

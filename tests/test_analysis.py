@@ -151,6 +151,22 @@ def test_population_of_a_chain_that_jumps_between_basins():
     assert abs(value - 0.5) < 4 * stderr
 
 
+def test_density_errors_are_those_of_draws():
+    """Equal weights: binomial errors; a hundred times the weight of one draw is worth that one draw."""
+    phi, psi = np.full(1000, -1.0), np.full(1000, 1.0)
+    phi[:250] = 1.0
+    log_weights = np.zeros(1000)
+    one = Ramachandran("x", phi, psi, log_weights)
+    density, stderr = one.density(4), one.density_stderr(4)
+    assert density[2, 2] == pytest.approx(0.25 / (np.pi / 2) ** 2)
+    assert stderr[2, 2] / density[2, 2] == pytest.approx(np.sqrt(0.25 * 0.75 / 1000) / 0.25)
+    assert stderr[0, 0] == 0.0
+    phi[:250], log_weights[0] = -1.0, np.log(100.0)
+    phi[0] = 1.0
+    one = Ramachandran("x", phi, psi, log_weights)
+    assert one.density_stderr(4)[2, 2] / one.density(4)[2, 2] == pytest.approx(1.0, abs=0.1)
+
+
 def test_free_energy_surface():
     density = np.array([[np.exp(-3.0), 0.0], [1.0, np.exp(-1.0)]])
     np.testing.assert_allclose(analysis.free_energy_surface(density), [[3.0, np.inf], [0.0, 1.0]])

@@ -116,6 +116,8 @@ def test_incomplete_samples_are_refused(samples, tmp_path):
     damaged(summary, "[]", "not the summary")
     damaged(summary, "{}", "not the summary")
     damaged(summary, good_summary.replace('"n_draws": 60', '"n_draws": 50'), "fewer draws")
+    damaged(summary, good_summary.replace('"n_draws": 60', '"n_draws": "many"'), "not the summary")
+    damaged(summary, '{"n_draws": 60, "temperature": 350.0, "record": "x"}', "not the summary")
     csv.unlink()
     with pytest.raises(InputError, match="lost its weights"):
         io.read_frames(path)
@@ -140,7 +142,7 @@ def test_iterations_that_tuned_a_latent_move_are_left_out(molecule, tmp_path, mo
         )
 
     monkeypatch.setattr("openmm_bg.exchange.read_exchange", record)
-    monkeypatch.setattr(io, "_is_exchange", lambda path: True)
+    monkeypatch.setattr(io, "is_exchange", lambda path: True)
     (tmp_path / "run.nc").write_text("")
     (tmp_path / "topology.pdb").write_text(molecule.topology_pdb())
     frames = io.read_frames(tmp_path / "run.nc", tmp_path / "topology.pdb", temperature=600.0)
@@ -149,3 +151,18 @@ def test_iterations_that_tuned_a_latent_move_are_left_out(molecule, tmp_path, mo
     settings["n_tuning"] = 400
     with pytest.raises(InputError, match="only iterations that tuned"):
         io.read_frames(tmp_path / "run.nc", tmp_path / "topology.pdb")
+
+
+def test_samples_without_their_mark_are_never_taken_for_a_trajectory(samples, tmp_path):
+    """As mdtraj writes them again, and as they were written before there was a mark."""
+    path = tmp_path / "samples.h5"
+    io.save_samples(samples, path)
+    mdtraj.load(str(path)).save(str(path))
+    with pytest.raises(InputError, match="is not marked as samples"):
+        io.read_frames(path)
+    # Beside any other JSON, or none, it is a trajectory.
+    for text in ('{"n_draws": 3}', "[]", "{", '{"n_draws": "many", "temperature": 300.0}'):
+        path.with_suffix(".json").write_text(text)
+        assert io.read_frames(path).log_weights is None
+    path.with_suffix(".json").unlink()
+    assert io.read_frames(path).log_weights is None

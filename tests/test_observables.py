@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import mdtraj
@@ -26,6 +27,7 @@ from openmm_bg.observables import (
     tables,
 )
 from openmm_bg.observables.figures import plot_profiles, plot_surfaces
+from openmm_bg.observables.molecules import molecule_of
 from openmm_bg.systems import build_peptide
 
 DATA = Path(__file__).parents[1] / "systems" / "data"
@@ -74,7 +76,12 @@ def test_omega_of_proline_and_of_caps():
 
 @pytest.mark.parametrize(
     ("name", "selection"),
-    [("backbone", "backbone"), ("ca", "name CA"), ("heavy", "not element H"), ("all", "all")],
+    [
+        ("backbone", "backbone and not resname NME or resname NME and name N"),
+        ("ca", "name CA"),
+        ("heavy", "not element H"),
+        ("all", "all"),
+    ],
 )
 def test_rmsd_is_that_of_mdtraj_and_does_not_reflect(chignolin, name, selection):
     native, trajectory, positions = chignolin
@@ -306,6 +313,19 @@ def test_errors_of_chains_know_the_correlation():
         Series(numbers(), np.zeros(10), n_walkers=3)
 
 
+def test_a_count_that_never_changes_has_an_error():
+    """As large as that of a population that was never seen: 1 over the number of independent values."""
+    count = numbers(is_count=True)
+    weighted = Series(count, np.zeros(50), log_weights=np.zeros(50))
+    assert weighted.mean() == (0.0, pytest.approx(1 / 50))
+    ones = np.append(np.ones(50), 7.0)  # but for one without a weight
+    uneven = Series(count, ones, log_weights=np.append(np.log(np.arange(1.0, 51.0)), -np.inf))
+    assert uneven.mean() == (pytest.approx(1.0), pytest.approx((np.arange(1, 51) ** 2).sum() / 1275**2))
+    assert Series(count, np.zeros(60), n_walkers=6).mean() == (0.0, pytest.approx(1 / 6))
+    assert Series(count, np.array([0.0, 1.0] * 30)).mean().stderr < 0.2
+    assert Series(numbers(), np.zeros(50), log_weights=np.zeros(50)).mean().stderr == 0.0
+
+
 def test_surface_of_two_harmonic_observables(rng):
     """Normal draws of width 1 and 0.5: the surface is x^2/2 + 2 y^2."""
     x, y = rng.normal(size=400_000), 0.5 * rng.normal(size=400_000)
@@ -382,6 +402,75 @@ def test_tables_and_figures_are_in_degrees(tmp_path, rng):
     assert figure.axes[0].get_title() == "a, b"
     with pytest.raises(InputError, match="nothing to draw"):
         plot_surfaces([])
+
+
+def test_labels_fit_under_their_panels(rng):
+    name = "dihedral MOL1-C1 – MOL1-C22 – MOL1-C333 – MOL1-C4444"
+    kind = Observable("x", name, "rad", lambda x: x[:, 0, 0], 1, periodic=True)
+    series = Series(kind, rng.vonmises(0.0, 1.0, size=200), "label")
+    figure = plot_profiles([[(series, profile(series))]] * 3)
+    figure.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent() for ax in figure.axes]
+    assert all("\n" in ax.get_xlabel() for ax in figure.axes)
+    assert boxes[0].x0 >= 0
+    assert boxes[-1].x1 <= figure.bbox.x1
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_a_bin_without_neighbours_is_drawn():
+    series = Series(numbers(), np.repeat([0.5, 4.5, 5.5], 10), "label")
+    edges = np.arange(0.0, 7.0)
+    ax = plot_profiles([[(series, profile(series, edges))]]).axes[0]
+    (line,) = [patch for patch in ax.patches if not patch.get_fill()]
+    corners = {tuple(point) for point in line.get_path().vertices}
+    assert {(0.0, 0.0), (1.0, 0.0), (4.0, 0.0), (6.0, 0.0)} <= corners
+
+
+def test_ticks_of_counts_are_integers(rng):
+    bonds = Series(numbers(is_count=True), rng.integers(0, 3, size=300).astype(float), "label")
+    length = Series(numbers("nm"), 0.3 * rng.normal(size=300), "label")
+    ax = plot_surfaces([(length, bonds, surface(length, bonds))]).axes[0]
+    assert {tick % 1 for tick in ax.get_yticks()} == {0.0}
+    assert any(tick % 1 for tick in ax.get_xticks())
+
+
+def test_observables_have_one_name(chignolin):
+    top = chignolin[1].topology
+    for names in (
+        ("phi:3", "phi:ASP3", "phi:A/3", " phi:A/ASP3"),
+        ("distance:ASP3-N,THR8-O", "distance:3-N, A/8-O"),
+        ("hbonds", "hbonds:wernet-nilsson"),
+    ):
+        found = [observable(name, top) for name in names]
+        assert len({(one.name, one.label) for one in found}) == 1
+    both = top.join(top, keep_resSeq=True)
+    for name in ("phi:1/3", "distance:1/ASP3-N,1/THR8-O"):
+        assert observable(name, both).name == name
+    assert observable("phi:1/3", both).label == "φ of 1/ASP3"
+
+
+def test_molecules_are_the_same_however_they_are_written(chignolin, tmp_path):
+    native = chignolin[0]
+    expected = molecule_of(native.topology)
+    native.save(str(tmp_path / "native.h5"))
+    renamed = native.topology.copy()
+    for residue in renamed.residues:
+        residue.resSeq += 10
+        residue.name = {"HIS": "HIE"}.get(residue.name, residue.name)
+    for other in (mdtraj.load_topology(str(tmp_path / "native.h5")), renamed):
+        assert molecule_of(other) == expected
+    shorter = native.topology.subset(range(native.n_atoms - 1))
+    mutant = native.topology.copy()
+    mutant.residue(3).name = "ASN"
+    for other in (shorter, mutant):
+        assert molecule_of(other) != expected
+
+
+def test_backbone_ends_at_the_nitrogen_of_a_cap(chignolin):
+    top = chignolin[1].topology
+    atoms = [str(top.atom(k)) for k in top.select(functions.RMSD_ATOMS["backbone"])]
+    assert atoms[:2] == ["ACE0-C", "ACE0-O"]
+    assert atoms[-2:] == ["TYR10-O", "NME11-N"]
 
 
 def test_a_gap_in_the_chain_makes_no_torsion():

@@ -87,7 +87,7 @@ def exchange(
             f"The first {run.n_tuning} iterations tuned the latent move's step size; energies are of those after."
         )
     say(f"Round trips of replicas from the lowest to the highest temperature and back: {run.round_trips}")
-    say(f"Look at it with: openmm-bg ramachandran {output} --output ramachandran.png")
+    say(f"Look at it with: openmm-bg report {output} {model}")
 
 
 def _percent(fraction: float) -> str:

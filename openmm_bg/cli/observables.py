@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
 if TYPE_CHECKING:
-    from openmm_bg.observables import Series
+    import mdtraj
+
+    from openmm_bg.observables import Observable, Series
     from openmm_bg.trajectories import Frames
 
 
@@ -62,6 +65,7 @@ def observables(
     from openmm_bg.files import atomic_write_json, provenance
     from openmm_bg.io import read_frames
     from openmm_bg.observables import split_names
+    from openmm_bg.observables.molecules import molecule_of
 
     pairs = [split_names(text) for text in surface or []]
     for names, text in zip(pairs, surface or [], strict=True):
@@ -76,73 +80,91 @@ def observables(
         )
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; give the name of a directory.")
-    data = [
-        _evaluate(read_frames(path, topology, temperature=temperature), own, wanted, reference, weights)
-        for path, own in zip(files, check_labels(files, label), strict=True)
-    ]
-    _refuse_equal_labels([by_name[wanted[0]].label for by_name in data])
-    written = _write(data, wanted, pairs, output, bins, maximum)
+    molecule: object = None
+    observed: dict[str, Observable] = {}
+    data: list[dict[str, Series]] = []
+    for path, own in zip(files, check_labels(files, label), strict=True):
+        frames = read_frames(path, topology, temperature=temperature)
+        if not observed:  # in the first file, which says what the atoms of all are
+            molecule = molecule_of(frames.topology)
+            observed = _find(wanted, frames.topology, reference)
+        if molecule_of(frames.topology) != molecule:
+            raise InputError(f"{path} and {files[0]} are of different molecules; look at each by itself.")
+        data.append(_evaluate(frames, own, observed.values(), weights))
+    _refuse_equal_labels([next(iter(by_name.values())).label for by_name in data])
+    surfaces = {tuple(observed[name].name for name in names): names for names in pairs}
+    written = _write(data, surfaces, output, bins, maximum)
     atomic_write_json(output / "provenance.json", provenance(files=[str(path) for path in files]))
-    _print_means(data, wanted)
+    _print_means(data)
     say("Written: " + ", ".join(str(path) for path in written))
 
 
-def _evaluate(
-    frames: Frames, label: str | None, wanted: list[str], reference: str | None, weighted: bool
-) -> dict[str, Series]:
-    from openmm_bg.observables import Series, load_reference_positions, observable
-    from openmm_bg.samples import warn_if_unreliable
+def _find(wanted: list[str], topology: mdtraj.Topology, reference: str | None) -> dict[str, Observable]:
+    """Return the observables by the names that they are asked for with."""
+    from openmm_bg.observables import load_reference_positions, observable
 
-    native = None if reference is None else load_reference_positions(reference, frames.topology)
+    native = None if reference is None else load_reference_positions(reference, topology)
     if native is None and any(name.startswith(("rmsd", "contacts")) for name in wanted):
         raise InputError("rmsd and contacts need --reference: a PDB file, a model's directory, or a system.")
+    return {name: observable(name, topology, native) for name in wanted}
+
+
+def _evaluate(
+    frames: Frames, label: str | None, kinds: Iterable[Observable], weighted: bool
+) -> dict[str, Series]:
+    """Return the values by the observables' own names, so that each is there once."""
+    from openmm_bg.observables import Series
+    from openmm_bg.samples import warn_if_unreliable
+
     if len(frames) < 2:
         raise InputError(f"{frames.path} has a single frame; averages need at least two.")
     if weighted and frames.log_weights is not None:
         warn_if_unreliable(frames.log_weights)
     label = label or frames.label(weighted)
-    kinds = {name: observable(name, frames.topology, native) for name in wanted}
-    return {name: Series.of_frames(kind, frames, label, weighted=weighted) for name, kind in kinds.items()}
+    by_name = {kind.name: kind for kind in kinds}
+    return {name: Series.of_frames(kind, frames, label, weighted=weighted) for name, kind in by_name.items()}
 
 
 def _write(
     data: list[dict[str, Series]],
-    wanted: list[str],
-    pairs: list[list[str]],
+    surfaces: dict[tuple[str, ...], list[str]],
     output: Path,
     bins: int,
     maximum: float,
 ) -> list[Path]:
+    """Write tables and figures; surfaces of two observables are called by the names that were asked for."""
     from openmm_bg.observables import bin_edges, profile, tables
     from openmm_bg.observables import surface as two_dimensional
     from openmm_bg.observables.figures import plot_profiles, plot_surfaces
     from openmm_bg.plotting import save_figure
 
-    edges = {name: bin_edges([by_name[name] for by_name in data], bins) for name in wanted}
-    panels = [[(by_name[name], profile(by_name[name], edges[name])) for by_name in data] for name in wanted]
+    by_observable = {name: [by_name[name] for by_name in data] for name in data[0]}
+    edges = {name: bin_edges(sets, bins) for name, sets in by_observable.items()}
+    panels = [[(one, profile(one, edges[name])) for one in sets] for name, sets in by_observable.items()]
     written = [output / "means.csv", output / "profiles.csv"]
-    tables.write_means([by_name[name] for name in wanted for by_name in data], written[0])
+    tables.write_means([one for sets in by_observable.values() for one in sets], written[0])
     tables.write_profiles([one for panel in panels for one in panel], written[1])
     for by_name in data:
-        written.append(output / f"values_{_file_name(by_name[wanted[0]].label)}.csv")
-        tables.write_values([by_name[name] for name in wanted], written[-1])
+        series = list(by_name.values())
+        written.append(output / f"values_{_file_name(series[0].label)}.csv")
+        tables.write_values(series, written[-1])
     written += save_figure(plot_profiles(panels, maximum=maximum), output / "profiles.png")
-    for x, y in pairs:
+    for (x, y), names in surfaces.items():
         found = [
             (by_name[x], by_name[y], two_dimensional(by_name[x], by_name[y], (edges[x], edges[y])))
             for by_name in data
         ]
-        path = output / f"surface_{_file_name(x)}_{_file_name(y)}.csv"
+        path = output / f"surface_{'_'.join(map(_file_name, names))}.csv"
         tables.write_surfaces(found, path)
         written += [path, *save_figure(plot_surfaces(found, maximum=maximum), path)]
     return written
 
 
-def _print_means(data: list[dict[str, Series]], wanted: list[str]) -> None:
+def _print_means(data: list[dict[str, Series]]) -> None:
     from openmm_bg.observables.figures import axis_label, shown
 
     rows = []
-    for name in wanted:
+    for name in data[0]:
         for by_name in data:
             one = by_name[name]
             value, stderr = (shown(number, one.observable) for number in one.mean())
@@ -150,7 +172,7 @@ def _print_means(data: list[dict[str, Series]], wanted: list[str]) -> None:
             rows.append((axis_label(one.observable), one.label, with_error((value, stderr)), deviation))
     print_table(("observable", "set", "mean", "standard deviation"), rows)
     say("Standard errors of weighted samples by the delta method, of chains by their correlation times.")
-    if any(by_name[name].observable.periodic for by_name in data for name in wanted):
+    if any(one.observable.periodic for one in data[0].values()):
         say("Of torsions: the direction of the mean vector and the circular standard deviation.")
 
 

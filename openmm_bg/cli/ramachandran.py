@@ -76,13 +76,18 @@ def _read(
     from openmm_bg.systems.torsions import backbone_torsions
 
     frames = read_frames(path, topology, temperature=temperature)
+    if len(frames) < 2:
+        raise InputError(f"{path} has a single frame; a free energy needs at least two.")
     torsions = backbone_torsions(frames.topology.to_openmm())
     pairs = torsion_pairs(torsions)
     if not pairs:
         raise InputError(f"{path} has no residue with both backbone torsions phi and psi.")
+    if list(pairs) == [""]:  # the only one has no name, but may be asked for by it
+        only = frames.topology.atom(torsions["phi"][1]).residue
+        pairs = {f"{only.resSeq} ({only.name})": pairs[""]}
     if residue is None and len(pairs) > 1:
         raise InputError(f"{path} has several residues; choose one with --residue: {', '.join(pairs)}.")
-    chosen = next(iter(pairs)) if residue is None or len(pairs) == 1 else residue
+    chosen = next(iter(pairs)) if residue is None else residue
     if chosen not in pairs:
         raise InputError(f"{path} has no residue {chosen!r}; it has: {', '.join(pairs)}.")
     names = pairs[chosen]

@@ -74,7 +74,7 @@ def sample(
         title=f"{samples.temperature:g} K: {output}",
     )
     samples.warn_if_unreliable()
-    say(f"Look at them with: openmm-bg ramachandran {output} --output ramachandran.png")
+    say(f"Look at them with: openmm-bg report {output} {model}")
 
 
 def _load(model: Path, device: str) -> BoltzmannGenerator:

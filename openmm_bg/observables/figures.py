@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from openmm_bg.errors import InputError
 from openmm_bg.observables.series import FreeEnergyProfile, FreeEnergySurface, Series
-from openmm_bg.plotting import COLOURS, free_energy_at_rim, smoothed_surfaces, styled_figure
+from openmm_bg.plotting import (
+    COLOURS,
+    LEGEND,
+    add_colour_bar,
+    are_reliable,
+    draw_surface,
+    styled_figure,
+    surface_levels,
+    wrapped,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from openmm_bg.observables.names import Observable
+
+_PANEL = 30  # characters along a panel of a surface
 
 
 def axis_label(observable: Observable) -> str:
@@ -61,7 +73,7 @@ def plot_profiles(
                 ax.set_xticks(np.arange(-180, 181, 90))
             elif kind.is_count:
                 ax.xaxis.get_major_locator().set_params(integer=True)
-            ax.set_xlabel(axis_label(kind))
+            ax.set_xlabel(wrapped(axis_label(kind)))
             ax.set_ylim(0.0, maximum)
             ax.spines[["top", "right"]].set_visible(False)
         for ax in axes.flat[len(data) :]:
@@ -76,10 +88,7 @@ def plot_profiles(
 def plot_surfaces(
     data: Sequence[tuple[Series, Series, FreeEnergySurface]], *, maximum: float = 10.0
 ) -> Figure:
-    """Draw free-energy surfaces of two observables side by side, with one colour bar.
-
-    The colours are histograms smoothed over neighbouring bins, white where nothing was seen; the contour lines
-    are of a wider smoothing, for the eye.
+    """Draw free-energy surfaces of two observables side by side, with one colour bar (see `draw_surface`).
 
     Args:
         data: For each panel the series of both observables and their surface, all on the same bins.
@@ -90,47 +99,52 @@ def plot_surfaces(
     """
     if not data:
         raise InputError("There is nothing to draw.")
-    if not maximum > 0:
-        raise InputError(f"The largest free energy of the colours must be positive, not {maximum:g}.")
+    levels = surface_levels(maximum)
     n = len(data)
     n_columns = min(n, 3)
     n_rows = -(-n // n_columns)
-    levels = np.arange(0.0, maximum + 1e-9, 1.0 if maximum <= 6 else 2.0)
     with styled_figure((2.6 * n_columns + 1.3, 2.5 * n_rows + 0.5)) as figure:
         axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         for ax, (x, y, found) in zip(axes.flat, data, strict=False):
-            periodic = x.observable.periodic, y.observable.periodic
-            edges = [shown(e, one.observable) for e, one in zip(found.edges, (x, y), strict=True)]
-            centres = [(e[1:] + e[:-1]) / 2 for e in edges]
-            colours, smooth = smoothed_surfaces(found.density, periodic)
-            image = ax.pcolormesh(*edges, colours.T, cmap="viridis", vmin=0.0, vmax=maximum, rasterized=True)
-            lines = levels[(levels > 0) & (levels < free_energy_at_rim(colours))]
-            if len(lines) and min(smooth.shape) > 1:
-                ax.contour(*centres, smooth.T, levels=lines, colors="black", linewidths=0.5, alpha=0.8)
-            for wraps, set_ticks in zip(periodic, (ax.set_xticks, ax.set_yticks), strict=True):
-                if wraps:
-                    set_ticks(np.arange(-180, 181, 90))
-            ax.set_title(x.label, pad=5)
+            kinds = x.observable, y.observable
+            image = draw_surface(
+                ax,
+                tuple(shown(edges, kind) for edges, kind in zip(found.edges, kinds, strict=True)),
+                found.density,
+                np.nan_to_num(found.free_energy_stderr) * found.density,
+                levels,
+                periodic=tuple(kind.periodic for kind in kinds),
+                counts=tuple(kind.is_count for kind in kinds),
+                contours=are_reliable(x.log_weights),
+            )
+            for kind, axis in zip(kinds, (ax.xaxis, ax.yaxis), strict=True):
+                if kind.periodic:
+                    axis.set_ticks(np.arange(-180, 181, 90))
+                elif kind.is_count:
+                    axis.get_major_locator().set_params(integer=True)
+            ax.set_title(wrapped(x.label), pad=5)
             ax.tick_params(labelbottom=True)
-            ax.set_xlabel(axis_label(x.observable))
+            ax.set_xlabel(wrapped(axis_label(x.observable), _PANEL))
         for ax in axes.flat[n:]:
             ax.set_visible(False)
         for row in axes:
-            row[0].set_ylabel(axis_label(data[0][1].observable))
-        bar = figure.colorbar(image, ax=axes, aspect=20 * n_rows, pad=0.02, ticks=levels, extend="max")
-        bar.set_label("free energy (kT)")
+            row[0].set_ylabel(wrapped(axis_label(data[0][1].observable), _PANEL))
+        add_colour_bar(figure, image, axes, levels)
     return figure
 
 
-def _draw_profile(ax: Any, series: Series, found: FreeEnergyProfile, colour: str) -> None:
+def _draw_profile(ax: Axes, series: Series, found: FreeEnergyProfile, colour: str) -> None:
     seen = np.isfinite(found.free_energy)
     energy = np.where(seen, found.free_energy, np.nan)
     error = np.where(seen, found.free_energy_stderr, np.nan)
-    x = shown(found.centres, series.observable)
+    label = wrapped(series.label, LEGEND)
     if series.observable.is_count:
-        ax.errorbar(
-            x, energy, error, color=colour, marker="o", markersize=4, linestyle=":", label=series.label
-        )
+        x = shown(found.centres, series.observable)
+        ax.errorbar(x, energy, error, color=colour, marker="o", markersize=4, linestyle=":", label=label)
         return
-    ax.fill_between(x, energy - error, energy + error, color=colour, alpha=0.25, linewidth=0)
-    ax.plot(x, energy, color=colour, linewidth=1.2, label=series.label)
+    # Steps, so that a bin without neighbours is seen, too.
+    edges = shown(found.edges, series.observable)
+    ax.stairs(
+        energy + error, edges, baseline=energy - error, fill=True, color=colour, alpha=0.25, linewidth=0
+    )
+    ax.stairs(energy, edges, baseline=None, color=colour, linewidth=1.2, label=label)

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import mdtraj
 
 HYDROGEN_BOND_CRITERIA = ("wernet-nilsson", "baker-hubbard")
-RMSD_ATOMS = {"backbone": "backbone", "ca": "name CA", "heavy": "element != H", "all": "all"}
+RMSD_ATOMS = {
+    "backbone": "backbone and not (resname NME and name C)",  # which is the cap's methyl carbon
+    "ca": "name CA",
+    "heavy": "element != H",
+    "all": "all",
+}
 """The selections of atoms for an RMSD, in mdtraj's language."""
 
 _CONTACT_CUTOFF, _CONTACT_BETA, _CONTACT_LAMBDA = 0.45, 50.0, 1.8

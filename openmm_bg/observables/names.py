@@ -84,7 +84,7 @@ class Observable:
 
 
 def observable(name: str, topology: mdtraj.Topology, reference: np.ndarray | None = None) -> Observable:
-    """Return the observable of a name.
+    """Return the observable of a name; its own name is the same however it was asked for.
 
     Residues are given by their number or with their name before it (3 or ASP3; A/ASP3 in chain A, if several have
     that number), atoms as RESIDUE-ATOM (ASP3-N).
@@ -159,12 +159,11 @@ def _torsion(kind: str, rest: str, topology: mdtraj.Topology) -> Observable:
         raise InputError(f"Several residues have the torsion {kind}; choose from {choices}.")
     else:
         residue = next(iter(found))
-    name = f"{kind}:{rest or residue.resSeq}"
+    chain = _chain(residue, topology)
     quadruple = np.array([found[residue]])
-    label = f"{_GREEK[kind]} of {residue_label(residue)}"
     return Observable(
-        name,
-        label,
+        f"{kind}:{chain}{residue.resSeq}",
+        f"{_GREEK[kind]} of {chain}{residue_label(residue)}",
         "rad",
         lambda x: geometry.dihedrals(x, quadruple)[:, 0],
         topology.n_atoms,
@@ -177,12 +176,14 @@ def _of_atoms(kind: str, rest: str, topology: mdtraj.Topology) -> Observable:
     parts = [part.strip() for part in rest.split(",")]
     if len(parts) != count or not all(parts):
         raise InputError(f"A {kind} needs {count} atoms, as in {KINDS[kind].split(': ')[1]}; not {rest!r}.")
-    indices = np.array([[_atom(part, topology).index for part in parts]])
+    atoms = [_atom(part, topology) for part in parts]
+    indices = np.array([[atom.index for atom in atoms]])
     if len(set(indices[0])) != count:
         raise InputError(f"The atoms of {kind}:{rest} must be different ones.")
+    names = [f"{_chain(atom.residue, topology)}{residue_label(atom.residue)}-{atom.name}" for atom in atoms]
     return Observable(
-        f"{kind}:{','.join(parts)}",
-        f"{kind} {' – '.join(parts)}",
+        f"{kind}:{','.join(names)}",
+        f"{kind} {' – '.join(names)}",
         unit,
         lambda x: function(x, indices)[:, 0],
         topology.n_atoms,
@@ -233,6 +234,15 @@ def _residue(text: str, topology: mdtraj.Topology) -> Residue:
     if name and name != found[0].name:
         raise InputError(f"There is no residue {text!r}; number {number} is {residue_label(found[0])}.")
     return found[0]
+
+
+def _chain(residue: Residue, topology: mdtraj.Topology) -> str:
+    """Return "A/" of a residue in chain A if others have the same number, else nothing."""
+    if sum(one.resSeq == residue.resSeq for one in topology.residues) == 1:
+        return ""
+    ids = [getattr(chain, "chain_id", None) for chain in topology.chains]
+    own = ids[residue.chain.index]
+    return f"{own if own and ids.count(own) == 1 else residue.chain.index}/"
 
 
 def _atom(text: str, topology: mdtraj.Topology) -> Atom:

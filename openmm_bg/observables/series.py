@@ -80,10 +80,14 @@ class Series:
 
         Of a periodic observable it is the direction of the mean vector (cos, sin), whose error is that of the
         mean of sin(value - direction) over the vector's length. Errors come from the delta method (samples), or
-        from the correlation time (chains).
+        from the correlation time (chains). A count that was always the same gets the error 1/n_effective, as a
+        population does that was never or always seen.
         """
         if not self.observable.periodic:
-            return self._average(self.values)
+            mean = self._average(self.values)
+            if self.observable.is_count and np.ptp(self.values[self.weights > 0]) == 0:
+                return mean._replace(stderr=1.0 / self._effective_number())
+            return mean
         weights = self.weights
         values = np.where(weights > 0, self.values, 0.0)
         x, y = weights @ np.cos(values), weights @ np.sin(values)
@@ -117,7 +121,15 @@ class Series:
     def _average(self, values: np.ndarray) -> Estimate:
         if self.log_weights is not None:
             return statistics.weighted_mean(values, self.log_weights)
-        return statistics.chain_mean(values.reshape(-1, self.n_walkers).T)
+        return statistics.chain_mean(self._by_walker(values))
+
+    def _effective_number(self) -> float:
+        if self.log_weights is not None:
+            return statistics.effective_sample_size(self.log_weights) * len(self.values)
+        return statistics.effective_number(self._by_walker(self.values))
+
+    def _by_walker(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, self.n_walkers).T
 
 
 @dataclass(frozen=True, eq=False)

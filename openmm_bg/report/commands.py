@@ -1,4 +1,4 @@
-"""The commands that make results again, from what was recorded with them."""
+"""The commands that make results again, from what was recorded with them; they end in a comment that says so."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def _command(name: str, argument: str, options: dict[str, Any]) -> str:
     for option, value in options.items():
         if value is not None:
             words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+    return f"{shlex.join(words)}  # reconstructed"

@@ -10,8 +10,7 @@ import numpy as np
 
 from openmm_bg import statistics
 from openmm_bg.analysis import Ramachandran
-from openmm_bg.histograms import cell_fractions, weighted_quantiles
-from openmm_bg.plotting import COLOURS, styled_figure
+from openmm_bg.plotting import COLOURS, LEGEND, draw_torsions, styled_figure, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,62 +19,21 @@ if TYPE_CHECKING:
     from openmm_bg.report.contents import ConfigurationSet
 
 _SIZE = (3.7, 2.7)  # inches, without the legend
-_LEFT_OUT = 2e-4  # of the weight, at either end of an axis
 _NEGLIGIBLE = -12.0  # a logarithm of a weight over the mean weight
 _MOST_REPLICAS = len(COLOURS)
 
 
-def plot_marginals(data: Sequence[Ramachandran], angle: str, bins: int = 72) -> Figure:
+def plot_marginals(data: Sequence[Ramachandran], angle: str, colours: Sequence[str]) -> Figure:
     """Draw the distributions of phi or psi with bands of one standard error.
 
     Args:
         data: What to show, a line each.
         angle: "phi" or "psi".
-        bins: Bins of the circle.
+        colours: A colour for each line.
     """
     with _figure(len(data)) as (figure, ax):
-        for k, one in enumerate(data):
-            centres, density, stderr = one.marginal(angle, bins)
-            _band(ax, k, np.degrees(centres), np.radians(density), np.radians(stderr), one.label)
-        ax.set_xlim(-180, 180)
-        ax.set_xticks(np.arange(-180, 181, 90))
-        ax.set_ylim(bottom=0.0)
-        ax.set_xlabel(f"{'φ' if angle == 'phi' else 'ψ'} (degrees)")
+        draw_torsions(ax, data, angle, colours=colours)
         ax.set_ylabel("density (1/degree)")
-        _legend(figure, ax)
-    return figure
-
-
-def plot_energies(data: Sequence[tuple[str, np.ndarray, np.ndarray | None, int]]) -> Figure:
-    """Draw potential-energy histograms with bands of one standard error.
-
-    The axis spans what has weight but for 0.02 % at either end; the bins suit the smallest of the sets.
-
-    Args:
-        data: For each line a label, energies [kJ/mol] and log-weights (None for a chain) with shape=(n,), and the
-            number of walkers.
-    """
-    bins = int(np.clip(2 * min(len(energy) for _, energy, _, _ in data) ** (1 / 3), 30, 80))  # Rice's rule
-    spans = []
-    for _, energy, log_weights, _ in data:
-        weights = np.full(len(energy), 1.0 / len(energy))
-        if log_weights is not None:
-            weights = statistics.normalized_weights(log_weights)
-        keep = weights > 0
-        spans.append(weighted_quantiles(energy[keep], weights[keep], (_LEFT_OUT, 1 - _LEFT_OUT)))
-    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
-    edges = np.linspace(low, high, bins + 1) if high > low else np.linspace(low - 0.5, low + 0.5, bins + 1)
-    centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    with _figure(len(data)) as (figure, ax):
-        for k, (label, energy, log_weights, n_walkers) in enumerate(data):
-            cells = np.searchsorted(edges, energy, side="right") - 1
-            cells = np.where((cells >= 0) & (cells < bins), cells, -1)
-            fraction, stderr = cell_fractions(cells, bins, log_weights, n_walkers)
-            _band(ax, k, centres, fraction / width, stderr / width, label)
-        ax.set_xlim(low, high)
-        ax.set_ylim(bottom=0.0)
-        ax.set_xlabel("potential energy (kJ/mol)")
-        ax.set_ylabel("density (mol/kJ)")
         _legend(figure, ax)
     return figure
 
@@ -97,10 +55,10 @@ def plot_weights(data: Sequence[ConfigurationSet], bins: int = 80) -> Figure:
     high = max(values.max() for values in relative)
     edges = np.linspace(low, max(high, low + 1e-3), bins + 1)
     with _figure(len(data)) as (figure, ax):
-        for k, (one, values) in enumerate(zip(data, relative, strict=True)):
+        for one, values in zip(data, relative, strict=True):
             counts, _ = np.histogram(values, edges)
             density = counts / one.n_draws / (edges[1] - edges[0])
-            ax.stairs(density, edges, color=COLOURS[k % len(COLOURS)], label=one.label)
+            ax.stairs(density, edges, color=one.colour, label=wrapped(one.label, LEGEND))
         ax.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
         ax.set_xlim(edges[0], edges[-1])
         ax.set_ylim(bottom=0.0)
@@ -118,7 +76,7 @@ def plot_weight_shares(data: Sequence[ConfigurationSet]) -> Figure:
     """
     with _figure(len(data)) as (figure, ax):
         least = 1.0
-        for k, one in enumerate(data):
+        for one in data:
             weights = np.sort(statistics.normalized_weights(one.all_log_weights))[::-1]
             n = len(weights)
             least = min(least, 1.0 / n)
@@ -126,9 +84,9 @@ def plot_weight_shares(data: Sequence[ConfigurationSet]) -> Figure:
             ax.plot(
                 (rows + 1) / n,
                 np.cumsum(weights)[rows],
-                color=COLOURS[k % len(COLOURS)],
+                color=one.colour,
                 linewidth=1.2,
-                label=one.label,
+                label=wrapped(one.label, LEGEND),
             )
         line = np.geomspace(least, 1, 200)
         ax.plot(line, line, color="black", linewidth=0.8, linestyle=":")
@@ -208,10 +166,14 @@ def plot_acceptance(run: ExchangeRecord) -> Figure:
 
 
 def acceptance_errors(run: ExchangeRecord) -> np.ndarray:
-    """Return binomial standard errors of the flow's acceptance, with shape=(n_states,)."""
-    p = run.flow_acceptance
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.sqrt(p * (1 - p) / run.flow_proposed)
+    """Return what the standard errors of the flow's acceptance are at least, with shape=(n_states,).
+
+    They are those of independent proposals (binomial; 1/n if none or all were accepted). A Metropolis chain is
+    not independent of itself: where its weight is high, it refuses many in a row. Its counts in each iteration,
+    which would tell, are not stored.
+    """
+    p, n = run.flow_acceptance, np.where(run.flow_proposed > 0, run.flow_proposed, np.nan)
+    return np.where(p * (1 - p) > 0, np.sqrt(p * (1 - p) / n), 1 / n)
 
 
 def plot_replicas(run: ExchangeRecord) -> Figure:
@@ -239,13 +201,6 @@ def _figure(n_lines: int) -> Iterator[tuple[Figure, Any]]:
         ax = figure.subplots()
         ax.spines[["top", "right"]].set_visible(False)
         yield figure, ax
-
-
-def _band(ax: Any, k: int, x: np.ndarray, y: np.ndarray, stderr: np.ndarray, label: str) -> None:
-    colour = COLOURS[k % len(COLOURS)]
-    low, high = np.maximum(y - stderr, 0.0), y + stderr
-    ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
-    ax.plot(x, y, color=colour, linewidth=1.2, label=label)
 
 
 def _legend(figure: Figure, ax: Any) -> None:

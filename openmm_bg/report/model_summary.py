@@ -6,15 +6,19 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.generator import check_files, model_hash, read_header
 
+if TYPE_CHECKING:
+    import mdtraj
+
 _MOST_TORSIONS = 12  # that are named; one page is enough
 _VALIDATION_SAMPLES = "validation_samples"
+_COLUMNS = {"step", "seconds", "energy_evaluations", "loss_dispersion", "held_out_nll", "kl", "ess"}
 
 
 class Fact(NamedTuple):
@@ -62,11 +66,22 @@ def training_log(model: str | Path) -> list[dict[str, float]]:
     path = Path(model) / "log.csv"
     try:
         lines = [line.split(",") for line in path.read_text().splitlines()]
+        if lines and not set(lines[0]) >= _COLUMNS:
+            raise ValueError("Columns are missing.")
         return [dict(zip(lines[0], map(float, row), strict=True)) for row in lines[1:]] if lines else []
     except FileNotFoundError:
         return []
     except ValueError as error:
         raise InputError(f"{path} is not the log of a training.") from error
+
+
+def model_topology(directory: Path) -> mdtraj.Topology:
+    """Return the topology of the molecule that a model is of."""
+    import mdtraj
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual PDB records
+        return mdtraj.load_topology(str(directory / "topology.pdb"))
 
 
 def best_validation(log: list[dict[str, Any]]) -> dict[str, float]:
@@ -106,7 +121,7 @@ def _molecule(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     facts = []
     names: Callable[[int], str] = str
     if system is not None:
-        topology = _topology(directory)
+        topology = model_topology(directory)
         residues = [residue.name for residue in topology.residues]
         facts.append(Fact("molecule", system["name"], _shortened("-".join(residues))))
         facts.append(Fact("atoms", str(topology.n_atoms), f"{len(system['bonds'])} bonds"))
@@ -183,14 +198,6 @@ def _provenance(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     ]
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [*facts, Fact("versions", f"openmm-bg {header['version']}", listed)]
-
-
-def _topology(directory: Path) -> Any:
-    import mdtraj
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about unusual PDB records
-        return mdtraj.load_topology(str(directory / "topology.pdb"))
 
 
 def _shortened(text: str, most: int = 80) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 from openmm_bg.report import figures
 from openmm_bg.report.model_summary import best_validation, summarize_model, training_log
 from openmm_bg.report.page import Picture, Section, Table
+from openmm_bg.report.records import is_finished
+from openmm_bg.statistics import with_error
 
 if TYPE_CHECKING:
     from openmm_bg.report.contents import Contents
@@ -21,15 +23,18 @@ _LONG = {"bonds", "torsions", "log", "data"}  # entries of records that say noth
 
 def training_sections(contents: Contents) -> list[Section]:
     """A section for each model, finished or under way: training curves, and what it is."""
-    return [_training_section(model, len(contents.models) > 1) for model in contents.models]
+    named = len(contents.models) > 1
+    return [
+        _training_section(model, name, f" of {name}" if named else "")
+        for model, name in zip(contents.models, contents.model_names, strict=True)
+    ]
 
 
-def _training_section(model: Path, named: bool) -> Section:
-    section = Section("Training" + (f" of {model.name}" if named else ""))
+def _training_section(model: Path, name: str, ending: str) -> Section:
+    section = Section("Training" + ending)
     log = training_log(model)
-    finished = (model / "model.json").is_file()
     command = ""
-    if finished:
+    if is_finished(model):
         facts = summarize_model(model)
         command = next(fact.value for fact in facts["provenance"] if fact.name == "command")
         for heading in ("flow", "molecule", "training"):
@@ -38,9 +43,7 @@ def _training_section(model: Path, named: bool) -> Section:
                     Table(f"The model: {heading}", ("figure", "value", "meaning"), facts[heading])
                 )
     else:
-        section.warnings.append(
-            f"The training in {model.name} is not finished: the same command continues it."
-        )
+        section.warnings.append(f"The training in {name} is not finished: the same command continues it.")
     if log:
         section.text = _training_text(log)
         section.pictures = _training_pictures(log, command)
@@ -52,43 +55,40 @@ def _training_text(log: list[dict[str, float]]) -> str:
     return (
         f"{last['step']:,.0f} steps, {last['seconds'] / 60:.1f} minutes and {last['energy_evaluations']:,.0f} "
         f"energy evaluations. The model of step {best['step']:,.0f} is kept, with the lowest sum of both KL "
-        "divergences. "
-        "The log has no errors; the scatter of neighbouring points shows them."
+        "divergences. The log has no standard errors: ± is the scatter of the last validations about a smooth "
+        "curve."
     )
 
 
 def _training_pictures(log: list[dict[str, float]], command: str) -> list[Picture]:
-    best = best_validation(log)
-    scatter = _scatter([row["ess"] for row in log])
     curves: list[tuple[str, dict[str, str], str, bool, str]] = [
         (
             "Effective sample size",
             {"ess": "samples of a validation", "batch_ess": "batches of the training"},
             "ESS (fraction)",
             False,
-            f"{best['ess']:.3f} ± {scatter:.3f} at the best step (scatter of the last validations).",
+            f"{_with_scatter(log, 'ess')} of the model kept.",
         ),
         (
             "Negative log-likelihood",
             {"loss_ml": "training frames", "held_out_nll": "held-out frames"},
             "nats",
             False,
-            f"Held out: {best['held_out_nll']:.3f} ± {_scatter([row['held_out_nll'] for row in log]):.3f}.",
+            f"Held out: {_with_scatter(log, 'held_out_nll')} of the model kept.",
         ),
         (
             "Reverse KL divergence",
             {"kl": "samples of a validation"},
             "KL(q‖p) + constant (nats)",
             False,
-            f"{best['kl']:.3f} ± {_scatter([row['kl'] for row in log]):.3f} at the best step.",
+            f"{_with_scatter(log, 'kl')} of the model kept.",
         ),
         (
             "Dispersion of the data's energies",
             {"loss_dispersion": "training frames"},
             "Var(ln q + u)",
             True,
-            f"{best['loss_dispersion']:.3g} ± {_scatter([row['loss_dispersion'] for row in log]):.2g} at the best "
-            "step; zero where the flow is exact.",
+            f"{_with_scatter(log, 'loss_dispersion')} of the model kept; zero where the flow is exact.",
         ),
     ]
     return [
@@ -103,10 +103,21 @@ def _training_pictures(log: list[dict[str, float]], command: str) -> list[Pictur
     ]
 
 
-def _scatter(values: list[float], n: int = 6) -> float:
-    """Return the scatter of the last values about their own trend: the width of successive differences."""
-    steps = np.diff(np.array(values[-n:], dtype=np.float64))
-    return float(np.sqrt(np.mean(steps**2) / 2)) if len(steps) else np.nan
+def _with_scatter(log: list[dict[str, float]], name: str) -> str:
+    """Return a figure of the model that is kept, with its scatter if there are enough validations to see it."""
+    value, scatter = best_validation(log)[name], _scatter([row[name] for row in log])
+    return f"{value:.4g}" if scatter is None else with_error((value, scatter))
+
+
+def _scatter(values: list[float], n: int = 6) -> float | None:
+    """Return the scatter of the last values about a curve that bends little; None of fewer than four.
+
+    Second differences of independent errors have six times their variance.
+    """
+    last = np.array([value for value in values[-n:] if np.isfinite(value)])
+    if len(last) < 4:
+        return None
+    return float(np.sqrt(np.mean(np.diff(last, 2) ** 2) / 6))
 
 
 def cost_section(contents: Contents) -> Section:
@@ -133,43 +144,34 @@ def provenance_section(contents: Contents, folder: Path) -> Section:
         folder: The page's folder, from which the files are named.
     """
     section = Section(
-        "Provenance", "Every figure on this page comes from these files, named from the page's folder."
+        "Provenance",
+        "Every figure on this page comes from these files, named from the page's folder. A command that ends in "
+        "“# reconstructed” was not recorded, but put together from recorded settings.",
     )
     rows: list[tuple[str, ...]] = []
-    versions: set[str] = set()
-    for model in contents.models:
-        if not (model / "model.json").is_file():
-            continue
-        facts = {fact.name: fact for fact in summarize_model(model)["provenance"]}
-        seed = facts["command"].meaning.removeprefix("seed ")
-        name = os.path.relpath(model, folder)
-        rows.append((name, facts["command"].value, seed, _date(facts["date"].value)))
-        section.listings.append(
-            (f"{name}: hashes", "\n".join(f"{fact.name}: {fact.value}" for fact in facts.values()))
+    versions: dict[str, list[str]] = {}
+    for source in contents.sources:
+        name = source.name if source.path is None else os.path.relpath(source.path, folder)
+        record = source.record
+        rows.append(
+            (name, source.command or "–", str(record.get("seed", "–")), _date(record.get("date", "–")))
         )
-    for one in contents.sets:
-        record = one.record
-        name = os.path.relpath(one.path, folder) if one.path else f"{one.label} (in the package)"
-        if any(name == row[0] for row in rows):
-            continue
-        rows.append((name, one.command, str(record.get("seed", "–")), _date(record.get("date", "–"))))
-        versions |= {_versions(record)} if "versions" in record else set()
-        section.listings.append((f"{name}: record", _readable(record)))
-    if contents.summary:
-        record = contents.summary.get("record", {})
-        versions |= {_versions(record)} if "versions" in record else set()
-        section.listings.append(("summary.json", _readable(contents.summary)))
-    if rows:
-        section.tables.append(Table("Files and commands", ("file", "command", "seed", "date"), rows))
+        if isinstance(record.get("versions"), dict):
+            versions.setdefault(_versions(record), []).append(name)
+        if source.path in contents.models and is_finished(source.path):
+            facts = summarize_model(source.path)["provenance"]
+            listing = "\n".join(f"{fact.name}: {fact.value}" for fact in facts)
+            section.listings.append((f"{name}: hashes", listing))
+        elif record:
+            section.listings.append((f"{name}: record", _readable(record)))
+    section.tables.append(Table("Files and commands", ("file", "command", "seed", "date"), rows))
     if versions:
-        table = [
-            (f"set {k}" if len(versions) > 1 else "all", text) for k, text in enumerate(sorted(versions), 1)
-        ]
+        table = [("; ".join(names), text) for text, names in versions.items()]
         section.tables.append(Table("Versions", ("of", "packages"), table))
     return section
 
 
-def _date(text: str) -> str:
+def _date(text: object) -> str:
     return str(text).replace("+00:00", " UTC").replace("T", " ", 1)
 
 

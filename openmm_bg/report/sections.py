@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openmm_bg import statistics
 from openmm_bg.analysis import BASINS, PHI_POSITIVE, Basin, energy_statistics
 from openmm_bg.comparison import AGREEMENT, Ensemble, compare
-from openmm_bg.plotting import plot_ramachandran
+from openmm_bg.plotting import plot_energies, plot_ramachandran
 from openmm_bg.report import figures
 from openmm_bg.report.page import Picture, Section, Table
 from openmm_bg.samples import UNRELIABLE_PARETO_K
@@ -24,20 +24,23 @@ _STATES = {
     "phi": ("φ", "φ > 0", PHI_POSITIVE),
     "psi": ("ψ", "-120° < ψ < 15°", Basin(_FULL, (-120.0, 15.0))),
 }
-_BASIN_NAMES = {"beta/PPII": "β/PPII", "alpha-R": "α-R", "alpha-L/C7ax": "α-L/C7ax"}
+_GREEK = {"phi": "φ", "psi": "ψ", "alpha": "α", "beta": "β"}
 
 
 def comparison_tables(contents: Contents) -> dict[float, dict[str, dict]]:
     """Return what `compare` finds at each temperature [K] at which there is a reference."""
     found = {}
     for temperature in contents.temperatures:
-        sets = [one for one in contents.sets if one.is_at(temperature) and one.energies is not None]
-        references = [one for one in sets if one.kind == "reference"]
-        others = [one for one in sets if one.kind != "reference" and len(one.ramachandran) == 1]
-        if references and others:
-            ensembles = {one.label: _ensemble(one) for one in others}
-            found[temperature] = compare(_ensemble(references[0]), ensembles)
+        reference, others, _ = _compared(contents, temperature)
+        if reference and others:
+            found[temperature] = compare(_ensemble(reference), {one.label: _ensemble(one) for one in others})
     return found
+
+
+def says_nothing(figure: str, found: dict[str, Any]) -> bool:
+    """Tell whether a figure agrees only since its state was never (or always) seen, which leaves a wide error."""
+    unseen = figure.startswith("P(") and not 0.0 < found["value"] < 1.0 - 1e-12
+    return unseen and found.get("agrees", False)
 
 
 def comparison_section(contents: Contents) -> Section:
@@ -46,20 +49,63 @@ def comparison_section(contents: Contents) -> Section:
         "Against the reference",
         "The reference knows nothing of flows: it is a long parallel tempering that comes with the package. "
         "In brackets the differences from it in combined standard errors; figures agree up to "
-        f"{AGREEMENT} of them.",
+        f"{AGREEMENT} of them. A state that was never seen can hardly disagree, and is left out of the count.",
     )
     for temperature, table in comparison_tables(contents).items():
         labels = list(next(iter(table.values())))
-        rows = []
-        for name, by_label in table.items():
-            cells = []
-            for label in labels:
-                one = by_label[label]
-                score = f" ({round(one['z'], 1) + 0.0:+.1f})" if "z" in one else ""  # not -0.0
-                cells.append(with_error((one["value"], one["stderr"])) + score)
-            rows.append((name, *cells))
+        rows = [
+            (_in_greek(name), *(_compared_cell(name, by_label[label]) for label in labels))
+            for name, by_label in table.items()
+        ]
         section.tables.append(Table(f"At {temperature:g} K, with standard errors", ("figure", *labels), rows))
+    for temperature in contents.temperatures:
+        reference, _, left_out = _compared(contents, temperature)
+        if reference and left_out:
+            section.warnings.append(
+                f"Not compared at {temperature:g} K: {'; '.join(one.label for one in left_out)}. They are of "
+                "another energy function than the reference, or do not tell of which (samples and exchange runs "
+                "tell it by their model, data by their provenance.json)."
+            )
     return section
+
+
+def _compared(
+    contents: Contents, temperature: float
+) -> tuple[ConfigurationSet | None, list[ConfigurationSet], list[ConfigurationSet]]:
+    """Return the reference at a temperature, what is compared with it, and what cannot be."""
+    sets = [one for one in contents.sets if one.is_at(temperature) and one.energies is not None]
+    reference = next((one for one in sets if one.kind == "reference"), None)
+    others = [one for one in sets if one.kind != "reference" and len(one.ramachandran) == 1]
+    same = [one for one in others if reference is not None and one.system_hash == reference.system_hash]
+    return reference, same, [one for one in others if one not in same]
+
+
+def _compared_cell(figure: str, found: dict[str, Any]) -> str:
+    text = with_error((found["value"], found["stderr"]))
+    if "z" not in found:
+        return text
+    if says_nothing(figure, found):
+        return text + (" (never seen)" if found["value"] == 0.0 else " (always seen)")
+    return text + f" ({round(found['z'], 1) + 0.0:+.1f})"  # not -0.0
+
+
+def _basins() -> str:
+    """Say what the basins are."""
+
+    def edges(low: float, high: float) -> str:
+        return "any" if high - low == 360.0 else f"{low:g}° to {high:g}°"
+
+    listed = [f"{_in_greek(name)}: φ {edges(*one.phi)}, ψ {edges(*one.psi)}" for name, one in BASINS.items()]
+    return (
+        "Basins are rectangles, those of alanine dipeptide whatever the residue, given by their edges going up "
+        f"(through 180° if the second is lower): {'; '.join(listed)}."
+    )
+
+
+def _in_greek(text: str) -> str:
+    for name, letter in _GREEK.items():
+        text = text.replace(name, letter)
+    return text
 
 
 def ramachandran_sections(contents: Contents) -> list[Section]:
@@ -69,23 +115,34 @@ def ramachandran_sections(contents: Contents) -> list[Section]:
         section = Section(
             f"Residue {residue}" if residue else "Ramachandran plots",
             "Free energies of the backbone torsions in kT, without colour where nothing was seen. Populations are "
-            "those of the basins with their standard errors. Lines have bands of one standard error.",
+            "those of the basins with their standard errors. Lines have bands of one standard error."
+            + ("" if sections else f" {_basins()}"),
         )
+        where = f"of residue {contents.residue_names.get(residue, residue)}"
         for one in contents.sets:
             torsions = one.ramachandran[residue]
-            surface = plot_ramachandran([torsions])
-            section.pictures.append(Picture(one.label, surface, _populations(torsions, one), one.command))
+            section.pictures.append(
+                Picture(
+                    one.label,
+                    plot_ramachandran([torsions]),
+                    _populations(torsions, one),
+                    one.command,
+                    f"Free energy of φ and ψ {where}: {one.label}",
+                )
+            )
         for temperature in contents.temperatures:
             sets = [one for one in contents.sets if one.is_at(temperature)]
             data = [one.ramachandran[residue] for one in sets]
             for angle, (letter, state, basin) in _STATES.items():
-                populations = ", ".join(f"{one.label}: {with_error(one.population(basin))}" for one in data)
+                populations = "; ".join(f"{one.label}: {with_error(one.population(basin))}" for one in data)
+                title = f"Distribution of {letter} at {temperature:g} K"
                 section.pictures.append(
                     Picture(
-                        f"Distribution of {letter} at {temperature:g} K",
-                        figures.plot_marginals(data, angle),
+                        title,
+                        figures.plot_marginals(data, angle, [one.colour for one in sets]),
                         f"P({state}): {populations}.",
                         _commands(sets),
+                        f"{title}, {where}",
                     )
                 )
         sections.append(section)
@@ -109,7 +166,7 @@ def energy_section(contents: Contents) -> Section:
         section.pictures.append(
             Picture(
                 f"Potential energy at {temperature:g} K",
-                figures.plot_energies(data),
+                plot_energies(data, colours=[one.colour for one in sets]),
                 f"Means: {'; '.join(averages)}.",
                 _commands(sets),
             )
@@ -186,34 +243,42 @@ def exchange_sections(contents: Contents) -> list[Section]:
 
 def _exchange_section(one: ExchangeRun, named: bool) -> Section:
     run = one.run
+    n_exact = run.n_iterations - run.n_tuning
     section = Section(
-        "Replica exchange" + (f": {one.path.name}" if named else ""),
-        f"{run.n_iterations:,} iterations at {len(run.temperatures)} temperatures in openmmtools, with a move by "
-        "the flow before the dynamics of every replica.",
+        "Replica exchange" + (f": {one.name}" if named else ""),
+        f"{count(run.n_iterations, 'iteration')} at {len(run.temperatures)} temperatures in openmmtools, with a "
+        "move by the flow before the dynamics of every replica.",
     )
-    if run.n_iterations < 2:
-        section.warnings.append(f"{one.path.name} has only {run.n_iterations} finished iterations.")
+    if n_exact < 2:
+        tuning = (
+            f", only tuning so far: of the latent move's step size ({run.n_tuning})" if run.n_tuning else ""
+        )
+        section.warnings.append(
+            f"{one.name} has {count(n_exact, 'finished iteration')}{tuning}; figures need two."
+        )
         return section
     if run.n_tuning:
         section.warnings.append(
-            f"The first {run.n_tuning} iterations tuned the latent move's step size; figures of configurations "
-            "leave them out."
+            f"The first {count(run.n_tuning, 'iteration')} tuned the latent move's step size; figures of "
+            "configurations leave them out."
         )
     errors = figures.acceptance_errors(run)
-    proposals = [with_error(pair) for pair in zip(run.flow_acceptance, errors, strict=True)]
+    proposals = [_at_least(pair) for pair in zip(run.flow_acceptance, errors, strict=True)]
     exchanges = list(zip(run.exchange_acceptance, run.exchange_acceptance_stderr, strict=True))
     means = [statistics.chain_mean(energy) for energy in run.potential_energy[run.n_tuning :].T]
     energies = [
         (f"{t:.0f} K", run.potential_energy[run.n_tuning :, k], None, 1)
         for k, t in enumerate(run.temperatures)
     ]
+    low, high = (f"{run.temperatures[k]:.0f} K" for k in (0, -1))
     section.pictures = [
         Picture(
             "Acceptance",
             figures.plot_acceptance(run),
-            f"Of the flow's proposals at {run.temperatures[0]:.0f} K {proposals[0]}, at "
-            f"{run.temperatures[-1]:.0f} K {proposals[-1]}. Errors of proposals are binomial, those of "
-            "exchanges from the scatter of iterations.",
+            f"Of the flow's proposals at {low} {proposals[0]}, at {high} {proposals[-1]}; of exchanges of the two "
+            f"lowest temperatures {with_error(exchanges[0])}. Standard errors of proposals are those of "
+            "independent ones: a Metropolis chain, which may refuse many in a row, has larger ones, but the counts "
+            "of its iterations are not stored. Those of exchanges come from the scatter of iterations.",
             one.command,
         ),
         Picture(
@@ -225,9 +290,8 @@ def _exchange_section(one: ExchangeRun, named: bool) -> Section:
         ),
         Picture(
             "Energies at all temperatures",
-            figures.plot_energies(energies),
-            f"Mean at {run.temperatures[0]:.0f} K: {with_error(means[0])} kJ/mol; at "
-            f"{run.temperatures[-1]:.0f} K: {with_error(means[-1])} kJ/mol.",
+            plot_energies(energies),
+            f"Mean at {low}: {with_error(means[0])} kJ/mol; at {high}: {with_error(means[-1])} kJ/mol.",
             one.command,
         ),
     ]
@@ -240,15 +304,26 @@ def _exchange_section(one: ExchangeRun, named: bool) -> Section:
     return section
 
 
+def _at_least(pair: tuple[float, float]) -> str:
+    return (
+        with_error(pair).replace(" ± ", ", standard error at least ") if np.isfinite(pair[1]) else "none made"
+    )
+
+
+def count(n: int, what: str) -> str:
+    """Return a number of things in words, e.g. "1 iteration"."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def _populations(torsions: Ramachandran, one: ConfigurationSet) -> str:
     found = torsions.populations(BASINS)
-    parts = [f"{_BASIN_NAMES.get(name, name)} {with_error(estimate)}" for name, estimate in found.items()]
+    parts = [f"{_in_greek(name)} {with_error(estimate)}" for name, estimate in found.items()]
     kind = "draws" if one.kind == "samples" else "frames"
     return f"{', '.join(parts)}, of {one.n_draws:,} {kind}."
 
 
 def _commands(sets: list[ConfigurationSet]) -> str:
-    return "; ".join(dict.fromkeys(one.command for one in sets if one.command and one.kind != "reference"))
+    return "\n".join(dict.fromkeys(one.command for one in sets if one.command and one.kind != "reference"))
 
 
 def _ensemble(one: ConfigurationSet) -> Ensemble:

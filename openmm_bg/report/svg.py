@@ -18,7 +18,8 @@ _DPI = 160  # of surfaces, which are pictures within the SVG
 def inline_svg(figure: Figure, name: str, description: str) -> str:
     """Return a figure as an SVG element.
 
-    Black becomes the text colour of the page, the background transparent. The size is left to the page.
+    Black becomes the text colour of the page, the background transparent, but white behind surfaces, whose darkest
+    colours would be lost on a dark page. The size is left to the page.
 
     Args:
         figure: The figure.
@@ -28,14 +29,16 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     import matplotlib
     from matplotlib.collections import QuadMesh
 
+    figure.patch.set_alpha(0.0)
     for ax in figure.axes:
-        for collection in ax.collections:
-            if isinstance(collection, QuadMesh):
-                collection.set_rasterized(True)
+        surfaces = [one for one in ax.collections if isinstance(one, QuadMesh)]
+        for one in surfaces:
+            one.set_rasterized(True)
+        ax.patch.set(facecolor="white", alpha=1.0 if surfaces else 0.0)
     text = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context(STYLE):
-        figure.savefig(text, format="svg", dpi=_DPI, transparent=True, metadata=nothing)
+        figure.savefig(text, format="svg", dpi=_DPI, metadata=nothing)
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :].strip()
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from openmm_bg import statistics
 from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_write_text
 from openmm_bg.report import provenance, sections
-from openmm_bg.report.contents import Contents, gather
+from openmm_bg.report.contents import Contents
 from openmm_bg.report.figures import acceptance_errors
+from openmm_bg.report.gather import gather
 from openmm_bg.report.model_summary import best_validation, training_log
 from openmm_bg.report.page import KeyFigure, render
 from openmm_bg.samples import UNRELIABLE_PARETO_K
@@ -50,6 +52,7 @@ def write_report(
         title or f"openmm_bg: {contents.title}",
         _subtitle(contents),
         key_figures(contents),
+        _warnings(contents),
         [
             sections.comparison_section(contents),
             *sections.ramachandran_sections(contents),
@@ -68,59 +71,81 @@ def write_report(
 def key_figures(contents: Contents) -> list[KeyFigure]:
     """Return the numbers that a report starts with."""
     found = []
-    for one in contents.sets:
-        if one.kind != "samples":
-            continue
+    samples = [one for one in contents.sets if one.kind == "samples"]
+    for one in samples:
         ess = statistics.effective_sample_size_estimate(one.all_log_weights)
         pareto_k = statistics.pareto_k(one.all_log_weights)
-        bad = pareto_k > UNRELIABLE_PARETO_K
+        meaning = f"± {100 * ess.stderr:.1g} % of {one.n_draws:,} draws; Pareto k {pareto_k:.2f}"
         found.append(
             KeyFigure(
                 f"ESS at {one.temperature:g} K",
                 f"{ess.value:.1%}",
-                f"± {100 * ess.stderr:.1g} % of {one.n_draws:,} draws; Pareto k {pareto_k:.2f}",
-                warns=bad,
+                _named(meaning, one.label, samples),
+                warns=pareto_k > UNRELIABLE_PARETO_K,
             )
         )
     for exchange in contents.exchanges:
         run = exchange.run
         if run.n_iterations:
             error = 100 * acceptance_errors(run)[0]
+            meaning = f"of {run.flow_proposed[0]:,.0f} proposals; standard error at least {error:.1g} %"
             found.append(
                 KeyFigure(
                     f"acceptance at {run.temperatures[0]:g} K",
                     f"{run.flow_acceptance[0]:.1%}",
-                    f"± {error:.1g} % of the flow's {run.flow_proposed[0]:,.0f} proposals",
+                    _named(meaning, exchange.name, contents.exchanges),
                 )
             )
-            found.append(
-                KeyFigure("round trips", f"{run.round_trips}", f"in {run.n_iterations:,} iterations")
-            )
-    for model in contents.models:
-        if log := training_log(model):
-            best = best_validation(log)
+            meaning = f"in {sections.count(run.n_iterations, 'iteration')}"
             found.append(
                 KeyFigure(
-                    "training",
-                    f"{log[-1]['seconds'] / 60:.1f} min",
-                    f"ESS {best['ess']:.1%} in the best validation",
+                    "round trips",
+                    f"{run.round_trips}",
+                    _named(meaning, exchange.name, contents.exchanges),
                 )
             )
+    for model, name in zip(contents.models, contents.model_names, strict=True):
+        if log := training_log(model):
+            meaning = f"ESS {best_validation(log)['ess']:.1%} of the model kept"
+            minutes = f"{log[-1]['seconds'] / 60:.1f} min"
+            found.append(KeyFigure("training", minutes, _named(meaning, name, contents.models)))
     return [*found, *_totals(contents)]
+
+
+def _named(meaning: str, name: str, all_of_them: Sequence[Any]) -> str:
+    """Say of which file a figure is, if there are several."""
+    return f"{name}: {meaning}" if len(all_of_them) > 1 else meaning
+
+
+def _warnings(contents: Contents) -> list[str]:
+    functions = contents.energy_functions
+    if len(functions) < 2:
+        return []
+    listed = ". ".join(f"Of {own[:8]}: {'; '.join(dict.fromkeys(names))}" for own, names in functions.items())
+    return [
+        f"What is on this page is of {len(functions)} different energy functions (force fields), and agrees only "
+        f"as far as those do. {listed}."
+    ]
 
 
 def _totals(contents: Contents) -> list[KeyFigure]:
     found = []
-    tables = sections.comparison_tables(contents).values()
-    agreements = [
-        one["agrees"] for table in tables for row in table.values() for one in row.values() if "z" in one
+    compared = [
+        (name, one)
+        for table in sections.comparison_tables(contents).values()
+        for name, row in table.items()
+        for one in row.values()
+        if "z" in one
     ]
+    agreements = [one["agrees"] for name, one in compared if not sections.says_nothing(name, one)]
+    n_left_out = len(compared) - len(agreements)
     if agreements:
         found.append(
             KeyFigure(
                 "agreement",
                 f"{sum(agreements)} of {len(agreements)}",
-                f"figures within {sections.AGREEMENT} standard errors of the reference",
+                f"figures within {sections.AGREEMENT} standard errors of the reference"
+                + (f"; {n_left_out} of states never seen left out" if n_left_out else ""),
                 warns=not all(agreements),
             )
         )

@@ -9,7 +9,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_bg import statistics
+from openmm_bg import statistics, systems
 from openmm_bg.io import load_samples
 
 
@@ -120,3 +120,34 @@ def test_labels_must_differ_and_output_is_a_directory(refused, data, tmp_path):
     assert "the same label" in error
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("observables", data, "--observable", "rg", "-o", tmp_path / "file")
+
+
+def test_an_observable_is_drawn_once_however_it_is_called(run, data, tmp_path):
+    names = [part for name in ("phi", "phi:2", "phi:ALA2") for part in ("--observable", name)]
+    surfaces = ("--surface", "phi,psi", "--surface", "phi:2,psi:ALA2")
+    assert run("observables", data, *names, *surfaces, "-o", tmp_path / "out").code == 0
+    assert [row["observable"] for row in read(tmp_path / "out" / "means.csv")] == ["phi:2", "psi:2"]
+    assert len(list((tmp_path / "out").glob("surface_*.png"))) == 1
+
+
+def test_different_molecules_are_refused(refused, data, tmp_path):
+    chignolin = systems.load("chignolin")
+    other = mdtraj.Trajectory([chignolin.positions] * 2, mdtraj.Topology.from_openmm(chignolin.topology))
+    other.save(str(tmp_path / "other.h5"))
+    error = refused("observables", data, tmp_path / "other.h5", "--observable", "rg", "-o", tmp_path / "out")
+    assert "are of different molecules" in error
+
+
+def test_wrong_names_are_refused_before_weights_are_judged(refused, run, model, tmp_path):
+    path = tmp_path / "samples.h5"
+    assert run("sample", model, "-n", "12", "-q", "-o", path).code == 0
+    refused("observables", path, "--observable", "phi:7", "-o", tmp_path / "out")  # a single line of error
+    judged = run("observables", path, "--observable", "phi", "-o", tmp_path / "out")
+    assert (judged.code, judged.err[:9]) == (0, "warning: ")
+
+
+def test_samples_and_exchange_end_with_what_looks_at_them(run, model, tmp_path):
+    result = run("sample", model, "-n", "50", "-q", "-o", tmp_path / "samples.h5")
+    assert result.out.splitlines()[-1] == (
+        f"Look at them with: openmm-bg report {tmp_path / 'samples.h5'} {model}"
+    )

@@ -10,6 +10,7 @@ import pytest
 from run_pieces import RUN_COMMAND, make_model, make_samples, make_simulation
 
 from openmm_bg.files import provenance
+from openmm_bg.generator import model_hash
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +21,9 @@ def run(alanine, md_configurations, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "run"
     folder.mkdir()
     model = make_model(folder / "model", alanine, md_configurations.positions)
-    hot = make_samples(folder / "samples_600K.h5", alanine, md_configurations, 600.0, 0.5)
-    cold = make_samples(folder / "samples_300K.h5", alanine, md_configurations, 300.0, 1.0)
+    made_with = {"model": str(model), "model_hash": model_hash(model)}
+    hot = make_samples(folder / "samples_600K.h5", alanine, md_configurations, 600.0, 0.5, **made_with)
+    cold = make_samples(folder / "samples_300K.h5", alanine, md_configurations, 300.0, 1.0, **made_with)
     data = make_simulation(folder / "data", alanine, md_configurations)
     run_parallel_tempering(
         model,
@@ -47,6 +49,7 @@ def run(alanine, md_configurations, tmp_path_factory):
         data=data,
         hot=hot,
         cold=cold,
+        cold_file=folder / "samples_300K.h5",
         exchange=folder / "exchange.nc",
     )
 
