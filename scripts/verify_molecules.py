@@ -225,7 +225,7 @@ def chignolin_the_same_way(folder: Path) -> None:
     data, model, samples, chain = (folder / name for name in ("data", "model", "samples.h5", "exchange.nc"))
     run("check", "chignolin")
     run("simulate", "chignolin", "-T", 350, "--frames", 50_000, "--walkers", 128, "-o", data, "-q")
-    run("train", data, "-o", model, "--steps", 3000, "--kl-batch-size", 64, "-q")
+    run("train", data, "-o", model, "--steps", 1500, "--kl-batch-size", 64, "-q")
     run("sample", model, "-T", 350, "-n", 10_000, "-o", samples, "-q")
     limits = ["--temperature-min", 350, "--temperature-max", 500, "--iterations", 100]
     run("exchange", model, *limits, "-o", chain, "-q")
