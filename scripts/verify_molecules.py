@@ -311,7 +311,7 @@ def judge(molecule: Molecule, folder: Path) -> list[dict[str, Any]]:
             figure, z = largest_difference(found, expected | by_theory)
             rows.append(
                 row(
-                    f"{name}: figures at {temperature} K, {label}: largest difference in standard errors",
+                    f"{name}: populations and energy, {temperature} K, {label}: largest z",
                     z,
                     f"|z| <= {AGREEMENT}",
                     abs(z) <= AGREEMENT,
