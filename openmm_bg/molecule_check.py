@@ -14,7 +14,7 @@ from openmm_bg.geometry import dihedrals
 from openmm_bg.molecule_report import EnergyReport, ForceReport, MoleculeReport, ZMatrixReport
 from openmm_bg.systems.molecule_graph import chiral_centres, rings
 from openmm_bg.systems.torsions import backbone_torsions
-from openmm_bg.systems.validation import SOLVENT_FORCES, system_problems
+from openmm_bg.systems.validation import SOLVENT_FORCES, solvent_problems, system_problems
 
 if TYPE_CHECKING:
     import openmm
@@ -44,7 +44,7 @@ def check_molecule(parts: MoleculeParts) -> MoleculeReport:
     system, atoms, bonds = parts.system, list(parts.topology.atoms()), _bonds(parts.topology)
     found_rings = rings(len(atoms), bonds)
     elements = [atom.element.symbol for atom in atoms]
-    problems, notes = list(system_problems(system)), list(parts.notes)
+    problems, notes = [*system_problems(system), *solvent_problems(system)], list(parts.notes)
     z_matrix = None
     try:
         z_matrix = _z_matrix(parts, bonds, found_rings)

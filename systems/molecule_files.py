@@ -20,6 +20,7 @@ from openmm_bg.systems.pdb_files import cause, existing, keep_names, models_note
 from openmm_bg.systems.residue_problems import refuse_several_molecules, refuse_solvent, template_problem
 from openmm_bg.systems.topology_checks import check_bonds, check_names, check_terms, split_chains
 from openmm_bg.systems.torsions import backbone_torsions
+from openmm_bg.systems.validation import solvent_problems
 
 if TYPE_CHECKING:
     import openmm
@@ -59,10 +60,12 @@ class MoleculeParts:
             temperature: The temperature of interest [K].
 
         Raises:
-            InputError: If it has constraints, virtual sites, a periodic box or a barostat.
+            InputError: If it has constraints, virtual sites, a periodic box, a barostat or two solvents.
         """
         from openmm_bg.systems.molecular_system import MolecularSystem
 
+        for problem in solvent_problems(self.system):
+            raise InputError(problem)
         molecule = MolecularSystem(
             name=name or self.name,
             system=self.system,

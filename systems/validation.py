@@ -20,8 +20,8 @@ def check_system(system: openmm.System) -> None:
     """Refuse systems whose Boltzmann distribution is not a density over all 3N coordinates.
 
     Raises:
-        InputError: For constraints, virtual sites, massless particles, barostats, periodic boxes and solvents
-            that count twice, and for a system without particles or forces.
+        InputError: For constraints, virtual sites, massless particles, barostats and periodic boxes, and
+            for a system without particles or forces.
     """
     for problem in system_problems(system):
         raise InputError(problem)
@@ -58,13 +58,6 @@ def system_problems(system: openmm.System) -> Iterator[str]:
     ]
     if not all(np.isfinite(mass) and mass > 0 for mass in masses):
         yield "The system has particles without mass (fixed in space), which are not supported."
-    solvents = [kind for kind in (type(f).__name__ for f in system.getForces()) if kind in SOLVENT_FORCES]
-    if len(solvents) > 1:
-        yield (
-            f"The system has {len(solvents)} generalized Born forces ({', '.join(solvents)}), so that the solvent "
-            "counts more than once: give one only, either by a force-field file (such as implicit/obc2.xml or "
-            "amber99_obc.xml) or by --implicit-solvent."
-        )
     without_energy = (openmm.CMMotionRemover, openmm.AndersenThermostat)
     if not masses or all(isinstance(force, without_energy) for force in system.getForces()):
         yield "The system has no particles or no forces: it has no Boltzmann distribution to learn."
@@ -86,3 +79,14 @@ def _periodic_force(system: openmm.System) -> str:
                     return f"{type(force).__name__} uses {name}"
             return f"{type(force).__name__} uses periodic boundary conditions"
     return "one of its forces says so"
+
+
+def solvent_problems(system: openmm.System) -> Iterator[str]:
+    """Yield a sentence if a molecule from files has more than one solvent; a system made on purpose may have."""
+    solvents = [kind for kind in (type(f).__name__ for f in system.getForces()) if kind in SOLVENT_FORCES]
+    if len(solvents) > 1:
+        yield (
+            f"The system has {len(solvents)} generalized Born forces ({', '.join(solvents)}), so that the solvent "
+            "counts more than once: give one only, either by a force-field file (such as implicit/obc2.xml or "
+            "amber99_obc.xml) or by --implicit-solvent."
+        )
