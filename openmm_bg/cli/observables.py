@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmm_bg.cli import frame_files as options
 from openmm_bg.cli.console import print_table, say
-from openmm_bg.cli.labels import check_labels
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 def observables(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Trajectories, samples (.h5), exchange runs (.nc), or data directories."),
-    ],
+    files: options.Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory to write.")],
     observable: Annotated[
         list[str] | None,
@@ -42,13 +39,9 @@ def observables(
         typer.Option(help="For rmsd and contacts: a PDB file, a model's directory, or a system's name."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="A set's label; one for each file.")] = None,
-    topology: Annotated[
-        Path | None, typer.Option(help="A file with the topology, for trajectories without one.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", "-T", help="Which temperature (K) of an exchange run.")
-    ] = None,
-    weights: Annotated[bool, typer.Option(help="Use the weights of samples.")] = True,
+    topology: options.Topology = None,
+    temperature: options.Temperature = None,
+    weights: options.Weights = True,
     bins: Annotated[int, typer.Option(help="Bins of each axis.")] = 60,
     maximum: Annotated[float, typer.Option(help="Free energy (kT) at the end of the axes.")] = 10.0,
 ) -> None:
@@ -83,7 +76,7 @@ def observables(
     molecule: object = None
     observed: dict[str, Observable] = {}
     data: list[dict[str, Series]] = []
-    for path, own in zip(files, check_labels(files, label), strict=True):
+    for path, own in zip(files, options.check_labels(files, label), strict=True):
         frames = read_frames(path, topology, temperature=temperature)
         if not observed:  # in the first file, which says what the atoms of all are
             molecule = molecule_of(frames.topology)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmm_bg.cli import frame_files as options
 from openmm_bg.cli.console import print_table, say
-from openmm_bg.cli.labels import check_labels
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
@@ -17,21 +17,14 @@ if TYPE_CHECKING:
 
 
 def ramachandran(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Trajectories, samples (.h5), exchange runs (.nc), or data directories."),
-    ],
+    files: options.Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="The figure (.png; .svg beside it).")],
     label: Annotated[list[str] | None, typer.Option(help="A panel's label; one for each file.")] = None,
     title: Annotated[str | None, typer.Option(help="A title above the panels.")] = None,
-    topology: Annotated[
-        Path | None, typer.Option(help="A file with the topology, for trajectories without one.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", "-T", help="Which temperature (K) of an exchange run.")
-    ] = None,
+    topology: options.Topology = None,
+    temperature: options.Temperature = None,
     residue: Annotated[str | None, typer.Option(help='Which residue, e.g. "2 (ALA)", if several.')] = None,
-    weights: Annotated[bool, typer.Option(help="Use the weights of samples.")] = True,
+    weights: options.Weights = True,
     bins: Annotated[int, typer.Option(help="Bins of each angle in the surface.")] = 90,
     maximum: Annotated[float, typer.Option(help="Free energy (kT) at the end of the colours.")] = 10.0,
 ) -> None:
@@ -46,7 +39,7 @@ def ramachandran(
 
     if output.suffix.lower() not in {".png", ".svg"}:
         raise InputError(f"A figure is written to a file that ends in .png or .svg, not {output.name!r}.")
-    labels = check_labels(files, label)
+    labels = options.check_labels(files, label)
     data = [
         _read(path, name, topology, temperature, residue, weights)
         for path, name in zip(files, labels, strict=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from openmm_bg.cli import frame_files as options
 from openmm_bg.cli.console import say
 from openmm_bg.errors import InputError
 
@@ -23,9 +24,7 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The page (.html); report.html in RUN if not given.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
-    topology: Annotated[
-        Path | None, typer.Option(help="A file with the topology, for trajectories without one.")
-    ] = None,
+    topology: options.Topology = None,
 ) -> None:
     """Write one HTML page about a run: Ramachandran plots, energies, weights, training, acceptance, provenance.
 
