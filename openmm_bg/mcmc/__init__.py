@@ -2,6 +2,8 @@
 
 from openmm_bg.mcmc.flow_move import FlowMove
 from openmm_bg.mcmc.latent_monte_carlo_move import LatentMonteCarloMove
+from openmm_bg.mcmc.multiple_try_move import MultipleTryMove
 from openmm_bg.mcmc.randomness import seed
+from openmm_bg.mcmc.waste_recycling import WasteRecycling
 
-__all__ = ["FlowMove", "LatentMonteCarloMove", "seed"]
+__all__ = ["FlowMove", "LatentMonteCarloMove", "MultipleTryMove", "WasteRecycling", "seed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from openmm_bg.mcmc.proposal_move import ProposalMove
@@ -74,20 +75,7 @@ class FlowMove(ProposalMove):
 
     def _steps(self, target: Target, start: torch.Tensor) -> torch.Tensor:
         """Draw all proposals at once, and offer them in turn."""
-        flow, temperature = target.flow, target.temperature
-        own_momenta = target.sample_momenta(1)
-        drawn, drawn_momenta, _ = flow.joint_sample(
-            self.n_proposals, temperature, generator=random_generator(), frame=start
-        )
-        # The current configuration is candidate 0. Both densities of a ratio come from the same code.
-        positions = torch.cat([start[None], drawn])
-        momenta = torch.cat([own_momenta, drawn_momenta])
-        log_q = log_density_where_finite(
-            lambda x, p: flow.joint_log_prob(x, p, temperature), positions, momenta
-        )
-        self._refuse_outside(log_q[0])
-        log_weights = target.log_weights(target.reduced_energies(positions), momenta, log_q)
-
+        positions, log_weights = draw_candidates(self, target, start, self.n_proposals)
         thresholds = log_uniform(len(log_weights))
         n_accepted = chosen = 0
         for k in range(1, len(log_weights)):
@@ -95,3 +83,32 @@ class FlowMove(ProposalMove):
                 n_accepted, chosen = n_accepted + 1, k
         self._count(log_weights[1:], n_accepted)
         return positions[chosen] if n_accepted else start
+
+
+def draw_candidates(
+    move: ProposalMove, target: Target, start: torch.Tensor, n: int
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Draw configurations from the flow, in the frame of the current one.
+
+    Args:
+        move: The move that does.
+        target: What it has to keep.
+        start: The current configuration [nm] with shape=(n_atoms, 3), float64.
+        n: How many configurations to draw.
+
+    Returns:
+        The current configuration and after it those drawn [nm] with shape=(n + 1, n_atoms, 3), and the
+        logarithms of their weights, the target over the flow's density, with shape=(n + 1,).
+
+    Raises:
+        InputError: If the current configuration has no density.
+    """
+    flow, temperature = target.flow, target.temperature
+    own_momenta = target.sample_momenta(1)
+    drawn, drawn_momenta, _ = flow.joint_sample(n, temperature, generator=random_generator(), frame=start)
+    # Both densities of a ratio come from the same code.
+    positions = torch.cat([start[None], drawn])
+    momenta = torch.cat([own_momenta, drawn_momenta])
+    log_q = log_density_where_finite(lambda x, p: flow.joint_log_prob(x, p, temperature), positions, momenta)
+    move._refuse_outside(log_q[0])
+    return positions, target.log_weights(target.reduced_energies(positions), momenta, log_q)

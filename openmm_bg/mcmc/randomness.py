@@ -38,3 +38,10 @@ def random_generator() -> torch.Generator:
 def log_uniform(n: int) -> np.ndarray:
     """Draw logarithms of n numbers that are uniform in (0, 1]: acceptance is log_uniform <= log(ratio)."""
     return np.log1p(-torch.rand(n, dtype=torch.float64, generator=_generator).numpy())
+
+
+def choose(log_weights: np.ndarray) -> int:
+    """Draw an index with probabilities in proportion to weights, of which at least one must not be zero."""
+    uniform = torch.rand(len(log_weights), dtype=torch.float64, generator=_generator).numpy()
+    gumbel = -np.log(-np.log1p(-uniform) + np.finfo(float).tiny)
+    return int(np.argmax(log_weights + gumbel))

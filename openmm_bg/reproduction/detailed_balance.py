@@ -31,6 +31,10 @@ MOVES: dict[str, Callable[[Path], MCMCMove]] = {
     "LatentMonteCarloMove, random walk": lambda model: mcmc.LatentMonteCarloMove(
         model, n_proposals=4, step_size=1.0, displacement="random_walk", n_tuning=0
     ),
+    "MultipleTryMove, metropolis": lambda model: mcmc.MultipleTryMove(model, n_candidates=4),
+    "MultipleTryMove, resampling": lambda model: mcmc.MultipleTryMove(
+        model, n_candidates=4, rule="resampling"
+    ),
 }
 """The moves that are tested."""
 

@@ -15,11 +15,11 @@ from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_bg import mcmc
 from openmm_bg.errors import InputError
-from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove
+from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove
 
-MOVES = [FlowMove, LatentMonteCarloMove]
-both_moves = pytest.mark.parametrize("kind", MOVES)
-MoveClass = type[FlowMove] | type[LatentMonteCarloMove]
+MOVES = [FlowMove, LatentMonteCarloMove, MultipleTryMove]
+every_move = pytest.mark.parametrize("kind", MOVES)
+MoveClass = type[FlowMove] | type[LatentMonteCarloMove] | type[MultipleTryMove]
 
 
 def counters(move: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def counters(move: Any) -> dict[str, Any]:
     return {name: values[name] for name in move.statistics}
 
 
-@both_moves
+@every_move
 def test_it_is_a_move_of_openmmtools_but_not_a_metropolized_one(
     oscillator_model: Path, kind: MoveClass
 ) -> None:
@@ -42,13 +42,28 @@ def test_it_is_a_move_of_openmmtools_but_not_a_metropolized_one(
     assert not isinstance(kind(oscillator_model), next(other for other in MOVES if other is not kind))
 
 
-@both_moves
+@every_move
 @pytest.mark.parametrize("n_proposals", [0, -1, 2.0, "4", None])
 def test_a_wrong_number_of_proposals_is_refused(
     oscillator_model: Path, kind: MoveClass, n_proposals: Any
 ) -> None:
     with pytest.raises(InputError, match="n_proposals must be a positive whole number"):
         kind(oscillator_model, n_proposals=n_proposals)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_candidates": 0}, "n_candidates must be a positive whole number, not 0"),
+        ({"n_candidates": 2.0}, "n_candidates must be a positive whole number"),
+        ({"rule": "greedy"}, "rule must be 'metropolis' or 'resampling', not 'greedy'"),
+    ],
+)
+def test_wrong_settings_of_multiple_tries_are_refused(
+    oscillator_model: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        MultipleTryMove(oscillator_model, **settings)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +88,7 @@ def test_wrong_settings_of_a_latent_walk_are_refused(
         LatentMonteCarloMove(oscillator_model, **settings)
 
 
-@both_moves
+@every_move
 def test_every_way_to_name_a_model_gives_the_absolute_path(
     oscillator_model: Path, kind: MoveClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +101,7 @@ def test_every_way_to_name_a_model_gives_the_absolute_path(
         assert kind(model).model == expected
 
 
-@both_moves
+@every_move
 def test_a_generator_that_was_not_saved_is_refused(oscillator_model: Path, kind: MoveClass) -> None:
     from openmm_bg import BoltzmannGenerator
 
@@ -97,7 +112,7 @@ def test_a_generator_that_was_not_saved_is_refused(oscillator_model: Path, kind:
         kind(42)
 
 
-@both_moves
+@every_move
 def test_statistics_are_plain_numbers_that_can_be_set(oscillator_model: Path, kind: MoveClass) -> None:
     move = kind(oscillator_model)
     assert np.isnan(move.acceptance_fraction)
@@ -118,7 +133,7 @@ def moves(kind: MoveClass, model: Path) -> dict[str, Any]:
     }
 
 
-@both_moves
+@every_move
 @pytest.mark.parametrize("place", ["alone", "sequence", "weighted"])
 def test_serialization_is_pickle_equal_as_upstream_demands(
     oscillator_model: Path, kind: MoveClass, place: str
@@ -129,7 +144,7 @@ def test_serialization_is_pickle_equal_as_upstream_demands(
     assert pickle.dumps(restored) == original
 
 
-@both_moves
+@every_move
 def test_the_state_in_storage_is_small_and_complete(
     oscillator_model: Path, tmp_path: Path, kind: MoveClass
 ) -> None:
@@ -146,7 +161,7 @@ def test_the_state_in_storage_is_small_and_complete(
         assert restored.__getstate__() == move.__getstate__()
 
 
-@both_moves
+@every_move
 def test_a_copy_shares_the_model_and_counts_on_its_own(
     oscillator_model: Path, oscillator: Any, kind: MoveClass
 ) -> None:
@@ -158,11 +173,11 @@ def test_a_copy_shares_the_model_and_counts_on_its_own(
     duplicate.apply(
         ThermodynamicState(oscillator.system, 298 * unit.kelvin), SamplerState(oscillator.positions)
     )
-    assert duplicate.n_proposed == 16
+    assert duplicate.n_proposed == duplicate.n_proposals
     assert move.statistics == before
 
 
-@both_moves
+@every_move
 def test_random_numbers_come_from_one_seeded_stream(
     oscillator_model: Path, oscillator: Any, kind: MoveClass
 ) -> None:
@@ -184,7 +199,8 @@ def test_random_numbers_come_from_one_seeded_stream(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(FlowMove, "n_accepted"), (LatentMonteCarloMove, "n_tuning_left")]
+    ("kind", "name"),
+    [(FlowMove, "n_accepted"), (LatentMonteCarloMove, "n_tuning_left"), (MultipleTryMove, "rule")],
 )
 def test_a_stored_state_with_missing_entries_is_refused(
     oscillator_model: Path, kind: MoveClass, name: str
