@@ -12,8 +12,11 @@ __all__ = [
     "FlowMove",
     "InputError",
     "LatentMonteCarloMove",
+    "LearnedReplicaExchangeSampler",
+    "MultipleTryMove",
     "OpenMMPotential",
     "TorchPotential",
+    "WasteRecycling",
     "systems",
 ]
 
@@ -23,15 +26,19 @@ _HOMES = {
     "FlowMove": "openmm_bg.mcmc",
     "InputError": "openmm_bg.errors",
     "LatentMonteCarloMove": "openmm_bg.mcmc",
+    "LearnedReplicaExchangeSampler": "openmm_bg.exchange",
+    "MultipleTryMove": "openmm_bg.mcmc",
     "OpenMMPotential": "openmm_bg.potentials",
     "TorchPotential": "openmm_bg.potentials",
+    "WasteRecycling": "openmm_bg.mcmc",
 }
 
 if TYPE_CHECKING:
     from openmm_bg import systems
     from openmm_bg.errors import InputError
+    from openmm_bg.exchange import LearnedReplicaExchangeSampler
     from openmm_bg.generator import BoltzmannGenerator
-    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove
+    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove, WasteRecycling
     from openmm_bg.potentials import OpenMMPotential, TorchPotential
 
 

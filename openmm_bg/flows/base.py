@@ -117,6 +117,42 @@ class Flow(nn.Module, ABC):
             log_q = self.exact().state_log_prob(state, self.ratio(temperature)) + logabsdet
             return torch.where(outside, -torch.inf, log_q)
 
+    def transport(
+        self,
+        positions: Any,
+        momenta: torch.Tensor,
+        temperature: float,
+        new_temperature: float,
+        *,
+        frame: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map configurations and momenta from one temperature to another, through their latents.
+
+        The normal latents are scaled by sqrt(T' / T), angles stay. This takes the flow's density at one temperature
+        to that at the other, so that the determinant of the map is the ratio of both; the map back is its inverse.
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+            momenta: Momenta with shape=(batch, n_momenta).
+            temperature: Their temperature [K].
+            new_temperature: The temperature [K] to map to.
+            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the result takes.
+
+        Returns:
+            Positions [nm] with shape=(batch, n_atoms, 3), NaN outside the domain, and momenta with
+            shape=(batch, n_momenta); both float64.
+        """
+        exact = self.exact()
+        with torch.no_grad():
+            state, _, outside = exact.state_of(positions, momenta)
+            z, _ = exact.state_forward(state)
+            scale = math.sqrt(self.ratio(new_temperature) / self.ratio(temperature))
+            features, momenta = exact.parted(
+                exact.state_inverse(torch.where(self._circular, z, scale * z))[0]
+            )
+            positions, _ = exact.coordinates.inverse(features, frame=frame)
+            return torch.where(outside[:, None, None], torch.nan, positions), momenta
+
     def sample_momenta(
         self, n: int, temperature: float | None = None, *, generator: torch.Generator
     ) -> torch.Tensor:

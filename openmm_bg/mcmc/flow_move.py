@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from openmm_bg.mcmc.proposal_move import ProposalMove
+from openmm_bg.mcmc.proposal_move import ProposalMove, refuse_outside
 from openmm_bg.mcmc.randomness import log_uniform, random_generator
 from openmm_bg.mcmc.target import Target, log_density_where_finite
 
@@ -110,5 +110,5 @@ def draw_candidates(
     positions = torch.cat([start[None], drawn])
     momenta = torch.cat([own_momenta, drawn_momenta])
     log_q = log_density_where_finite(lambda x, p: flow.joint_log_prob(x, p, temperature), positions, momenta)
-    move._refuse_outside(log_q[0])
+    refuse_outside(move.model, log_q[0])
     return positions, target.log_weights(target.reduced_energies(positions), momenta, log_q)

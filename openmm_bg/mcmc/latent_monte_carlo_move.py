@@ -10,7 +10,7 @@ import torch
 
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import wrap
-from openmm_bg.mcmc.proposal_move import ProposalMove
+from openmm_bg.mcmc.proposal_move import ProposalMove, refuse_outside
 from openmm_bg.mcmc.randomness import log_uniform, random_generator
 from openmm_bg.mcmc.target import Target, log_density_where_finite
 
@@ -160,7 +160,7 @@ class LatentMonteCarloMove(ProposalMove):
         flow, ratio = target.flow, target.flow.ratio(target.temperature)
         own_momenta = target.sample_momenta(n)
         z, own_density = self._density(flow, current.expand(n, -1, -1), own_momenta, ratio)
-        self._refuse_outside(float(own_density[0]))
+        refuse_outside(self.model, float(own_density[0]))
 
         z = _displaced(z, flow.circular, self.step_size, self.displacement, ratio)
         features, momenta = flow.parted(flow.state_inverse(z)[0])

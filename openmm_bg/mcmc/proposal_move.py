@@ -129,7 +129,7 @@ class ProposalMove(MCMCMove):
         host = host_system(thermodynamic_state)
         generator = self.generator
         temperature = kelvin(thermodynamic_state.temperature)
-        self._check(generator, host, temperature)
+        check_model(generator, host, temperature)
 
         start = torch.tensor(sampler_state.positions.value_in_unit(unit.nanometer), dtype=torch.float64)
         if not torch.isfinite(start).all():
@@ -168,38 +168,6 @@ class ProposalMove(MCMCMove):
         self.n_accepted += n_accepted
         self.n_nonfinite += int(np.isneginf(log_weights).sum())
 
-    def _refuse_outside(self, log_density: float) -> None:
-        """Raise an `InputError` if the current configuration has no density."""
-        if not np.isfinite(log_density):
-            raise InputError(
-                f"The current configuration lies outside the domain of the model {self._path}: "
-                "its chirality, or the labels of equivalent hydrogens, differ from the reference, and "
-                "the move would never leave it; start from the configuration in the model's topology.pdb."
-            )
-
-    def _check(self, generator: BoltzmannGenerator, host: HostSystem, temperature: float) -> None:
-        """Refuse a model of another molecule; warn, once, of one that was made for other conditions."""
-        n_model, n_host = generator.flow.n_atoms, len(host.masses)
-        if n_model != n_host:
-            raise InputError(
-                f"The model {self._path} has {n_model} atoms, but the system of the thermodynamic state has "
-                f"{n_host} particles; use a model that was trained for this system."
-            )
-        if generator.system_hash not in (None, host.system_hash):
-            _warn_once(
-                ("system", self._hash, host.system_hash),
-                f"The model {self._path} was trained for another energy function than the host's; the chain "
-                "is exact all the same, but few proposals may be accepted.",
-            )
-        low, high = generator.temperature_range
-        # A little play: a range that ends at half the training temperature includes that half.
-        if not low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9):
-            _warn_once(
-                ("temperature", self._hash),
-                f"The model {self._path} was made for {low:g}-{high:g} K and is used at {temperature:g} K; "
-                "the chain is exact all the same, but few proposals may be accepted.",
-            )
-
     def __getstate__(self) -> dict[str, Any]:
         """Return the state as a few scalars; the model itself stays in the registry."""
         settings = {name: getattr(self, name) for name in self._SETTINGS}
@@ -223,6 +191,50 @@ class ProposalMove(MCMCMove):
         """Return the call that makes a move of these settings."""
         settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._SETTINGS)
         return f"{type(self).__name__}({self._path!r}{settings})"
+
+
+def check_model(generator: BoltzmannGenerator, host: HostSystem, temperature: float) -> None:
+    """Refuse a model of another molecule; warn, once, of one that was made for other conditions.
+
+    Args:
+        generator: The model, as `registry.load` returned it.
+        host: The host's system.
+        temperature: The host's temperature [K].
+
+    Raises:
+        InputError: If the number of atoms differs.
+    """
+    n_model, n_host = generator.flow.n_atoms, len(host.masses)
+    if n_model != n_host:
+        raise InputError(
+            f"The model {generator.path} has {n_model} atoms, but the system of the thermodynamic state has "
+            f"{n_host} particles; use a model that was trained for this system."
+        )
+    key = str(generator.path)
+    if generator.system_hash not in (None, host.system_hash):
+        _warn_once(
+            ("system", key, host.system_hash),
+            f"The model {generator.path} was trained for another energy function than the host's; the chain "
+            "is exact all the same, but few proposals may be accepted.",
+        )
+    low, high = generator.temperature_range
+    # A little play: a range that ends at half the training temperature includes that half.
+    if not low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9):
+        _warn_once(
+            ("temperature", key),
+            f"The model {generator.path} was made for {low:g}-{high:g} K and is used at {temperature:g} K; "
+            "the chain is exact all the same, but few proposals may be accepted.",
+        )
+
+
+def refuse_outside(model: str, log_density: float) -> None:
+    """Raise an `InputError` if the current configuration has no density in a model's flow."""
+    if not np.isfinite(log_density):
+        raise InputError(
+            f"The current configuration lies outside the domain of the model {model}: its chirality, or the "
+            "labels of equivalent hydrogens, differ from the reference, and the move would never leave it; "
+            "start from the configuration in the model's topology.pdb."
+        )
 
 
 def _warn_once(key: tuple[str, ...], message: str) -> None:

@@ -194,10 +194,10 @@ def judge_balance(test: BalanceTest, model: Path, move: str, *, n: int, n_seeds:
 def wrong_ratio(move: str) -> Iterator[None]:
     """Accept by a wrong ratio, the negative control.
 
-    `FlowMove` leaves out all densities. A latent move takes the density that the other kind of displacement would
-    need: leaving all out would be right for a random walk if the flow preserves volume.
+    `FlowMove` and `MultipleTryMove` leave out all densities. A latent move takes the density that the other kind of
+    displacement would need: leaving all out would be right for a random walk if the flow preserves volume.
     """
-    if move == "FlowMove":
+    if not move.startswith("LatentMonteCarloMove"):
         with mock.patch.object(Target, "log_weights", _energies_alone):
             yield
     else:

@@ -1,0 +1,192 @@
+"""A replica-exchange sampler of openmmtools that exchanges replicas through the map of a trained flow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mpiplus
+import numpy as np
+import torch
+from openmm import unit
+from openmmtools.multistate import ParallelTemperingSampler
+
+from openmm_bg.errors import InputError
+from openmm_bg.mcmc import registry
+from openmm_bg.mcmc.host import host_system
+from openmm_bg.mcmc.proposal_move import check_model, refuse_outside
+from openmm_bg.mcmc.randomness import log_uniform, random_generator
+from openmm_bg.mcmc.target import Target, log_density_where_finite
+from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
+from openmm_bg.units import kelvin, picoseconds
+
+if TYPE_CHECKING:
+    import os
+
+    from openmm_bg.generator import BoltzmannGenerator
+
+
+class _End(NamedTuple):
+    """Where a replica would go: the gain of its log-weight, positions [nm], and its energy over k [K]."""
+
+    gain: float
+    positions: np.ndarray
+    energy: float
+
+
+class _Mapped(NamedTuple):
+    """A replica after an accepted exchange."""
+
+    replica: int
+    positions: unit.Quantity
+    velocities: unit.Quantity
+    energies: np.ndarray
+
+
+class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
+    r"""Parallel tempering that maps configurations from one temperature to the other before it exchanges them.
+
+    Ordinary replica exchange needs a ladder of temperatures, dense enough that a configuration of one is probable
+    at the next. A flow takes a configuration x of temperature :math:`T_i` to its latents, scales these to
+    :math:`T_j`, and takes them back to a configuration :math:`x' = M_{ij}(x)`, so that two temperatures can be
+    far apart. An exchange of :math:`x_i` and :math:`x_j` is accepted with the probability
+
+    .. math:: \min\{1, \exp[u_i(x_i) - u_j(M_{ij} x_i) + \log|\det \partial M_{ij}(x_i)|
+                          + u_j(x_j) - u_i(M_{ji} x_j) + \log|\det \partial M_{ji}(x_j)|]\}
+
+    which is exact for every flow, since :math:`M_{ji}` is the inverse of :math:`M_{ij}`. The determinant is the
+    ratio of the flow's densities at both ends, :math:`q_i(x) / q_j(x')`. A flow with auxiliary momenta maps them
+    together with the positions; they are drawn anew for each attempt, which is a Gibbs step, and then forgotten.
+
+    The mapped configuration keeps the place and orientation of the old one, and gets velocities of its new
+    temperature.
+
+    It is created, run, stored and resumed like openmmtools' `ParallelTemperingSampler`. With the mixing scheme
+    ``"swap-all"`` an iteration pairs the replicas at random, and attempts an exchange of each pair;
+    ``"swap-neighbors"`` pairs neighbouring temperatures, from the first or the second one on. Under MPI the first
+    process exchanges, and the others take over what it did.
+
+    Source: Noe, Olsson, Koehler and Wu, Science 365, eaaw1147 (2019), the maps; Invernizzi, Kraemer, Clementi and
+    Noe, J. Phys. Chem. Lett. 13, 11643 (2022), learned replica exchange.
+
+    Args:
+        model: The directory of a saved model, or a generator that was saved to or loaded from one.
+        timestep: The time step [ps] of a leap-frog integrator that continues from the new velocities, as
+            in `FlowMove`.
+        model_hash: The hash of the model, which is taken from it if not given.
+        **kwargs: As of `ParallelTemperingSampler`: ``mcmc_moves``, ``number_of_iterations``,
+            ``replica_mixing_scheme`` and so on.
+
+    Raises:
+        InputError: If the model or another argument cannot be used.
+        ModelFileError: If the model is missing, damaged, or was changed since the run was created.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | BoltzmannGenerator | None = None,
+        timestep: Any = None,
+        model_hash: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Load the model, unless this process has it already."""
+        if model is None:
+            raise InputError("LearnedReplicaExchangeSampler needs a model: the directory of a trained one.")
+        # openmmtools stores each argument by its name, and calls this with them when it resumes.
+        self._model = registry.resolve(model)
+        self._model_hash = model_hash or registry.current_hash(self._model)
+        self._timestep = None if timestep is None else picoseconds(timestep)
+        registry.load(self._model, self._model_hash)
+        super().__init__(**kwargs)
+
+    @property
+    def generator(self) -> BoltzmannGenerator:
+        """The model, which all of this process share."""
+        return registry.load(self._model, self._model_hash)
+
+    def _pre_write_create(self, thermodynamic_states: Any, *args: Any, **kwargs: Any) -> None:
+        """Check that the model fits, before anything is written."""
+        for state in thermodynamic_states:
+            check_model(self.generator, host_system(state), kelvin(state.temperature))
+        super()._pre_write_create(thermodynamic_states, *args, **kwargs)
+
+    def _mix_replicas(self) -> np.ndarray:
+        """Attempt exchanges, and return the state of each replica."""
+        states, mapped, accepted, proposed = self._exchange_on_first_process()
+        self._n_accepted_matrix[:, :] = accepted
+        self._n_proposed_matrix[:, :] = proposed
+        for replica, positions, velocities, energies in mapped:
+            self._sampler_states[replica].positions = positions
+            self._sampler_states[replica].velocities = velocities
+            self._energy_thermodynamic_states[replica] = energies
+        return states
+
+    @mpiplus.on_single_node(0, broadcast_result=True)
+    def _exchange_on_first_process(self) -> tuple[np.ndarray, list[_Mapped], np.ndarray, np.ndarray]:
+        states = np.array(self._replica_thermodynamic_states)
+        accepted, proposed = (np.zeros((self.n_states, self.n_states), dtype=np.int64) for _ in range(2))
+        mapped = []
+        for i, j in self._pairs(states):
+            state_i, state_j = states[i], states[j]
+            proposed[[state_i, state_j], [state_j, state_i]] += 1
+            with torch.no_grad():
+                ends = [self._map(i, state_i, state_j), self._map(j, state_j, state_i)]
+            if log_uniform(1)[0] <= sum(end.gain for end in ends):
+                accepted[[state_i, state_j], [state_j, state_i]] += 1
+                states[i], states[j] = state_j, state_i
+                mapped += [self._mapped(i, state_j, ends[0]), self._mapped(j, state_i, ends[1])]
+        return states, mapped, accepted, proposed
+
+    def _pairs(self, states: np.ndarray) -> list[tuple[int, int]]:
+        """Return pairs of replicas; each replica is in one of them at most, and the choice does not depend on x."""
+        if self.replica_mixing_scheme is None:
+            return []
+        if self.replica_mixing_scheme == "swap-neighbors":
+            first = int(torch.randint(2, (1,), generator=random_generator())) if len(states) > 2 else 0
+            order = np.argsort(states)[first:]
+        else:
+            order = torch.randperm(len(states), generator=random_generator()).numpy()
+        return [(int(i), int(j)) for i, j in zip(order[0::2], order[1::2], strict=False)]
+
+    def _map(self, replica: int, old: int, new: int) -> _End:
+        """Map a replica from one state to another."""
+        flow, positions = self.generator.flow, self._sampler_states[replica].positions
+        start = torch.tensor(positions.value_in_unit(unit.nanometer), dtype=torch.float64)
+        here, there = self._target(old), self._target(new)
+        momenta = here.sample_momenta(1)
+        end, end_momenta = flow.transport(
+            start[None], momenta, here.temperature, there.temperature, frame=start
+        )
+        before, _ = _log_weight(here, start[None], momenta, self._model)
+        after, reduced = _log_weight(there, end, end_momenta)
+        gain = float(there.log_ratios(np.array(after), np.array(before)))
+        return _End(gain, end[0].numpy(), reduced * there.temperature)
+
+    def _mapped(self, replica: int, state: int, end: _End) -> _Mapped:
+        """Return a replica as it is after an exchange, with velocities of its new state."""
+        new = self._thermodynamic_states[state]
+        host, positions = host_system(new), unit.Quantity(end.positions, unit.nanometer)
+        velocities = maxwell_boltzmann(host.masses, kelvin(new.temperature))
+        if self._timestep is not None:
+            context, _ = self.energy_context_cache.get_context(new)
+            context.setPositions(positions)
+            velocities -= half_kick(context, host.masses, self._timestep)
+        temperatures = np.array([kelvin(one.temperature) for one in self._thermodynamic_states])
+        return _Mapped(replica, positions, velocities, end.energy / temperatures)
+
+    def _target(self, state: int) -> Target:
+        thermodynamic_state = self._thermodynamic_states[state]
+        temperature = kelvin(thermodynamic_state.temperature)
+        return Target(self.generator.flow, thermodynamic_state, temperature, self.energy_context_cache)
+
+
+def _log_weight(
+    target: Target, positions: torch.Tensor, momenta: torch.Tensor, model: str | None = None
+) -> tuple[float, float]:
+    """Return a configuration's log-weight and reduced energy; refuse it if it is outside a model's domain."""
+    log_q = log_density_where_finite(
+        lambda x, p: target.flow.joint_log_prob(x, p, target.temperature), positions, momenta
+    )
+    if model is not None:
+        refuse_outside(model, log_q[0])
+    reduced = target.reduced_energies(positions)
+    return float(target.log_weights(reduced, momenta, log_q)[0]), float(reduced[0])
