@@ -12,7 +12,7 @@ from openmmtools.multistate import ParallelTemperingSampler
 
 from openmm_bg.errors import InputError
 from openmm_bg.mcmc import registry
-from openmm_bg.mcmc.host import host_system
+from openmm_bg.mcmc.host import host_system, reduced_energies
 from openmm_bg.mcmc.proposal_move import check_model, refuse_outside
 from openmm_bg.mcmc.randomness import log_uniform, random_generator
 from openmm_bg.mcmc.target import Target, log_density_where_finite
@@ -176,7 +176,10 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
     def _target(self, state: int) -> Target:
         thermodynamic_state = self._thermodynamic_states[state]
         temperature = kelvin(thermodynamic_state.temperature)
-        return Target(self.generator.flow, thermodynamic_state, temperature, self.energy_context_cache)
+        contexts = self.energy_context_cache
+        return Target(
+            self.generator.flow, temperature, lambda x: reduced_energies(thermodynamic_state, x, contexts)
+        )
 
 
 def _log_weight(

@@ -13,7 +13,7 @@ from openmmtools.mcmc import MCMCMove
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.mcmc import registry
-from openmm_bg.mcmc.host import HostSystem, host_system
+from openmm_bg.mcmc.host import HostSystem, host_system, reduced_energies
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
 from openmm_bg.units import kelvin, picoseconds
@@ -132,10 +132,10 @@ class ProposalMove(MCMCMove):
         check_model(generator, host, temperature)
 
         start = torch.tensor(sampler_state.positions.value_in_unit(unit.nanometer), dtype=torch.float64)
-        if not torch.isfinite(start).all():
-            raise InputError("The current configuration contains NaN or infinite positions.")
-        with torch.no_grad():
-            end = self._steps(Target(generator.flow, thermodynamic_state, temperature, cache), start)
+        target = Target(
+            generator.flow, temperature, lambda x: reduced_energies(thermodynamic_state, x, cache)
+        )
+        end = self.steps(target, start)
 
         if end is not start:
             sampler_state.positions = unit.Quantity(end.numpy().copy(), unit.nanometer)
@@ -150,9 +150,8 @@ class ProposalMove(MCMCMove):
             sampler_state.apply_to_context(context)
         sampler_state.update_from_context(context)
 
-    @abstractmethod
-    def _steps(self, target: Target, start: torch.Tensor) -> torch.Tensor:
-        """Make ``n_proposals`` steps, and count them.
+    def steps(self, target: Target, start: torch.Tensor) -> torch.Tensor:
+        """Make ``n_proposals`` steps outside openmmtools, and count them.
 
         Args:
             target: What the steps have to keep.
@@ -160,7 +159,18 @@ class ProposalMove(MCMCMove):
 
         Returns:
             The final configuration; ``start`` itself if nothing was accepted.
+
+        Raises:
+            InputError: If the current configuration is not finite or outside the model's domain.
         """
+        if not torch.isfinite(start).all():
+            raise InputError("The current configuration contains NaN or infinite positions.")
+        with torch.no_grad():
+            return self._steps(target, start)
+
+    @abstractmethod
+    def _steps(self, target: Target, start: torch.Tensor) -> torch.Tensor:
+        """Make the steps, see `steps`."""
 
     def _count(self, log_weights: np.ndarray, n_accepted: int) -> None:
         """Count proposals, given their log-weights with shape=(n,)."""

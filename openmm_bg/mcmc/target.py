@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from openmm_bg.mcmc.host import reduced_energies
 from openmm_bg.mcmc.randomness import random_generator
 
 if TYPE_CHECKING:
-    from openmmtools.cache import ContextCache
-    from openmmtools.states import ThermodynamicState
-
     from openmm_bg.flows import Flow
 
 
@@ -23,32 +19,23 @@ if TYPE_CHECKING:
 class Target:
     """The distribution exp(-u(x)) a(p) of positions x and the flow's auxiliary momenta p.
 
-    Here u is the reduced potential of the host's thermodynamic state, and a the normal density of the momenta
-    at its temperature. A flow without momenta has arrays of no columns for them, and log a = 0.
+    Here u is the reduced potential of the host, and a the normal density of the momenta at its temperature. A flow
+    without momenta has arrays of no columns for them, and log a = 0.
 
     Args:
         flow: The flow, in double precision.
-        thermodynamic_state: The host's state.
-        temperature: Its temperature [K].
-        context_cache: Where Contexts come from.
+        temperature: The host's temperature [K].
+        reduced_energies: Returns u with shape=(batch,), +inf where it is not finite, of configurations [nm]
+            with shape=(batch, n_atoms, 3) in float64; NaN is allowed.
     """
 
     flow: Flow
-    thermodynamic_state: ThermodynamicState
     temperature: float
-    context_cache: ContextCache
+    reduced_energies: Callable[[torch.Tensor], np.ndarray]
 
     def sample_momenta(self, n: int) -> torch.Tensor:
         """Draw momenta with shape=(n, n_momenta); they do not depend on positions."""
         return self.flow.sample_momenta(n, self.temperature, generator=random_generator())
-
-    def reduced_energies(self, positions: torch.Tensor) -> np.ndarray:
-        """Return u with shape=(batch,), +inf where it is not finite.
-
-        Args:
-            positions: Configurations [nm] with shape=(batch, n_atoms, 3). NaN is allowed.
-        """
-        return reduced_energies(self.thermodynamic_state, positions, self.context_cache)
 
     def log_weights(self, reduced: np.ndarray, momenta: torch.Tensor, log_density: np.ndarray) -> np.ndarray:
         """Return the log of the target over another density, up to a constant; -inf where the weight is zero.

@@ -75,7 +75,7 @@ def test_transition_probabilities_are_those_of_the_formula(
         expected = w / total * np.minimum(1.0, total / (total - w + w[0]))
         expected[0] = 1.0 - expected[1:].sum()
     n = 20_000
-    target = Target(move.generator.flow, None, TEMPERATURE, None)
+    target = Target(move.generator.flow, TEMPERATURE, None)
     counts = np.bincount([move._choose(target, log_w) for _ in range(n)], minlength=4)
     assert counts[3] == 0
     error = np.sqrt(expected * (1 - expected) / n)

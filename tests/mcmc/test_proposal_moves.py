@@ -14,7 +14,7 @@ from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_bg import mcmc
 from openmm_bg.errors import InputError, ReliabilityWarning
-from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove, target
+from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove, proposal_move
 from openmm_bg.mcmc.target import Target
 
 NM_PER_PS = unit.nanometer / unit.picosecond
@@ -269,14 +269,14 @@ def test_proposals_outside_the_domain_are_rejected(
 def test_a_start_with_infinite_energy_is_left_at_once(
     oscillator_model: Path, state: ThermodynamicState, monkeypatch: pytest.MonkeyPatch, kind: MoveClass
 ) -> None:
-    evaluate = target.reduced_energies
+    evaluate = proposal_move.reduced_energies
 
     def infinite_at_first(*args: Any) -> np.ndarray:
         energies = evaluate(*args)
         energies[0] = np.inf
         return energies
 
-    monkeypatch.setattr(target, "reduced_energies", infinite_at_first)
+    monkeypatch.setattr(proposal_move, "reduced_energies", infinite_at_first)
     move = kind(oscillator_model, n_proposals=1)
     move.apply(state, sampler_state([[0, 0, 0]]))
     assert (move.n_accepted, move.n_nonfinite) == (1, 0)

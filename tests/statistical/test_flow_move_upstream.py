@@ -26,7 +26,7 @@ from openmmtools.states import SamplerState, ThermodynamicState
 from openmm_bg import mcmc
 from openmm_bg.flows import Flow, SplineFlow
 from openmm_bg.generator import BoltzmannGenerator
-from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, host, target
+from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, host, proposal_move
 from openmm_bg.mcmc.target import Target
 from openmm_bg.statistics import chain_mean, z_score
 from openmm_bg.transforms import InternalCoordinates
@@ -301,7 +301,7 @@ def test_a_lab_frame_field_is_not_sampled_with_the_energies_of_the_free_molecule
 ) -> None:
     free = ThermodynamicState(triatomic(None), TEMPERATURE * unit.kelvin)
     monkeypatch.setattr(
-        target,
+        proposal_move,
         "reduced_energies",
         lambda state, positions, context_cache: host.reduced_energies(free, positions, context_cache),
     )
