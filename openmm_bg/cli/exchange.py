@@ -25,11 +25,21 @@ def exchange(
     n_iterations: Annotated[int, typer.Option("--iterations", help="Iterations in all.")] = 1000,
     move: Annotated[
         str,
-        typer.Option(help="flow: fresh configurations; latent: Monte Carlo steps in latent space."),
+        typer.Option(
+            help="flow: fresh configurations; multiple-try: the same, chosen among many candidates; "
+            "latent: Monte Carlo steps in latent space."
+        ),
     ] = "flow",
     n_proposals: Annotated[
-        int, typer.Option("--proposals", help="Flow proposals in an iteration, one batch.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            "--proposals",
+            help="Proposals (or tries, of --move multiple-try) in an iteration: 16, or 1 try, if not given.",
+        ),
+    ] = None,
+    n_candidates: Annotated[
+        int | None, typer.Option("--candidates", help="Candidates of each try: 64 if not given.")
+    ] = None,
     n_steps: Annotated[int, typer.Option("--steps", help="Langevin steps in an iteration.")] = 100,
     timestep: Annotated[float, typer.Option(help="Time step (ps).")] = 0.0005,
     collision_rate: Annotated[float, typer.Option(help="Collision rate (1/ps).")] = 1.0,
@@ -61,6 +71,7 @@ def exchange(
         n_iterations=n_iterations,
         move=move,
         n_proposals=n_proposals,
+        n_candidates=n_candidates,
         n_steps=n_steps,
         timestep=timestep,
         collision_rate=collision_rate,
@@ -82,6 +93,10 @@ def exchange(
     )
     if move == "flow":
         say("Flow accepted: accepted over made proposals, each a fresh, independent configuration.")
+    if move == "multiple-try":
+        say(
+            "Flow accepted: tries after which the configuration was a fresh, independent one, over all tries."
+        )
     if run.n_tuning:
         say(
             f"The first {run.n_tuning} iterations tuned the latent move's step size; energies are of those after."

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from openmm_bg.generator import BoltzmannGenerator
 
-MOVES = ("flow", "latent")
+MOVES = ("flow", "latent", "multiple-try")
 """How the flow can move the replicas."""
 
 
@@ -44,7 +44,8 @@ def run_parallel_tempering(
     n_replicas: int = 4,
     n_iterations: int = 1000,
     move: str = "flow",
-    n_proposals: int = 16,
+    n_proposals: int | None = None,
+    n_candidates: int | None = None,
     n_steps: int = 100,
     timestep: Any = 0.0005,
     collision_rate: float = 1.0,
@@ -67,8 +68,9 @@ def run_parallel_tempering(
         n_replicas: The number of temperatures.
         n_iterations: Iterations of exchange, move by the flow and dynamics.
         move: "flow": `FlowMove`; "latent": `LatentMonteCarloMove`, whose step size is tuned first: leave out the
-            iterations in which it is (`ExchangeRecord.n_tuning`).
-        n_proposals: Proposals of each move by the flow.
+            iterations in which it is (`ExchangeRecord.n_tuning`); "multiple-try": `MultipleTryMove`.
+        n_proposals: Proposals of each move by the flow; with multiple tries, tries.
+        n_candidates: Candidates of each try; the other moves have none.
         n_steps: Steps of Langevin dynamics in each iteration.
         timestep: Time step [ps].
         collision_rate: Collision rate [1/ps].
@@ -93,7 +95,7 @@ def run_parallel_tempering(
         "temperature_max": temperature_max,
         "n_replicas": n_replicas,
         "move": move,
-        "n_proposals": n_proposals,
+        **_proposals(move, n_proposals, n_candidates),
     }
     marker = _creation_marker(path)
     if marker.exists():  # killed before its first iteration: nothing to keep
@@ -137,7 +139,8 @@ def create_sampler(
     temperature_max: Any = 600.0,
     n_replicas: int = 4,
     move: str = "flow",
-    n_proposals: int = 16,
+    n_proposals: int | None = None,
+    n_candidates: int | None = None,
     n_steps: int = 100,
     timestep: Any = 0.0005,
     collision_rate: float = 1.0,
@@ -155,11 +158,8 @@ def create_sampler(
     if move not in MOVES:
         raise InputError(f"There is no move {move!r}; the moves are: {', '.join(MOVES)}.")
     temperatures = _temperatures(temperature_min, temperature_max, n_replicas)
-    for name, value in (
-        ("n_steps", n_steps),
-        ("n_proposals", n_proposals),
-        ("checkpoint_interval", checkpoint_interval),
-    ):
+    numbers = _proposals(move, n_proposals, n_candidates)
+    for name, value in {"n_steps": n_steps, "checkpoint_interval": checkpoint_interval, **numbers}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}.")
     step = picoseconds(timestep)
@@ -180,7 +180,7 @@ def create_sampler(
         collision_rate=collision_rate / unit.picosecond,
         n_steps=int(n_steps),
     )
-    flow_move = _flow_move(move, path, int(n_proposals), step)
+    flow_move = _flow_move(move, path, numbers, step)
     sampler = ParallelTemperingSampler(
         mcmc_moves=SequenceMove([flow_move, dynamics]),
         number_of_iterations=1,
@@ -197,7 +197,8 @@ def create_sampler(
         "model_hash": model_hash,
         "temperatures": [float(t) for t in temperatures],
         "move": move,
-        "n_proposals": int(n_proposals),
+        "n_candidates": None,
+        **numbers,
         "n_tuning": getattr(flow_move, "n_tuning", 0),
         "n_steps": int(n_steps),
         "timestep": step,
@@ -262,6 +263,7 @@ def _stored(
     n_replicas: int | None = None,
     move: str | None = None,
     n_proposals: int | None = None,
+    n_candidates: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Return the settings of a stored run and its last iteration; refuse a run with other settings."""
     with open_storage(path) as dataset:
@@ -276,6 +278,7 @@ def _stored(
         "n_replicas": (n_replicas, len(temperatures)),
         "move": (move, settings.get("move", "flow")),
         "n_proposals": (n_proposals, settings["n_proposals"]),
+        "n_candidates": (n_candidates, settings.get("n_candidates")),
     }
     for name, (wanted, stored) in pairs.items():
         if wanted is not None and wanted != stored:
@@ -286,11 +289,23 @@ def _stored(
     return settings, last_iteration
 
 
-def _flow_move(move: str, path: str, n_proposals: int, timestep: float) -> Any:
-    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove
+def _proposals(move: str, n_proposals: int | None, n_candidates: int | None) -> dict[str, int]:
+    """Return how many proposals, and candidates of each, a move makes: the defaults where None is given."""
+    if move != "multiple-try":
+        if n_candidates is not None:
+            raise InputError(f"Candidates go with the move 'multiple-try', not with {move!r}.")
+        return {"n_proposals": 16 if n_proposals is None else int(n_proposals)}
+    return {
+        "n_proposals": 1 if n_proposals is None else int(n_proposals),
+        "n_candidates": 64 if n_candidates is None else int(n_candidates),
+    }
 
-    kind = {"flow": FlowMove, "latent": LatentMonteCarloMove}[move]
-    return kind(path, n_proposals, reassign_velocities=True, timestep=timestep)
+
+def _flow_move(move: str, path: str, numbers: dict[str, int], timestep: float) -> Any:
+    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove
+
+    kind = {"flow": FlowMove, "latent": LatentMonteCarloMove, "multiple-try": MultipleTryMove}[move]
+    return kind(path, **numbers, reassign_velocities=True, timestep=timestep)
 
 
 def _temperatures(lowest: Any, highest: Any, count: int) -> np.ndarray:

@@ -76,7 +76,8 @@ class ExchangeRecord:
             each = [_prefetched(n_proposals, fraction) for fraction in self.flow_acceptance]
             moves = self.n_iterations * float(np.sum(each))
         else:
-            moves = n_applied * (n_proposals + 1)  # and the current configuration
+            n_candidates = self.settings.get("n_candidates") or 1
+            moves = n_applied * (n_proposals * n_candidates + 1)  # and the current configuration
         # One more at the end of each move, and one for the exchange.
         return round(n_applied * (self.settings["n_steps"] + 3) + moves)
 

@@ -163,8 +163,8 @@ def test_torsions_are_those_of_the_system(model: Path, alanine: Any, tmp_path: P
 def test_iterations_that_tuned_a_latent_move_are_left_out(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def quickly_tuned(move: str, path: str, n_proposals: int, timestep: float) -> LatentMonteCarloMove:
-        return LatentMonteCarloMove(path, n_proposals, n_tuning=10, reassign_velocities=True)
+    def quickly_tuned(move: str, path: str, numbers: dict, timestep: float) -> LatentMonteCarloMove:
+        return LatentMonteCarloMove(path, **numbers, n_tuning=10, reassign_velocities=True)
 
     monkeypatch.setattr(parallel_tempering, "_flow_move", quickly_tuned)
     storage = tmp_path / "latent.nc"
@@ -182,6 +182,17 @@ def test_iterations_that_tuned_a_latent_move_are_left_out(
     # Dynamics and the ends of both moves, exchanges; and batches with the configuration they start from.
     fixed = 5 * 3 * (5 + 3)
     assert fixed + 5 * 3 * 5 <= run.energy_evaluations <= fixed + 5 * 3 * 4 * 5
+
+
+def test_multiple_tries(model: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | {"move": "multiple-try", "n_proposals": 2, "n_candidates": 8}
+    storage = tmp_path / "run.nc"
+    run = run_parallel_tempering(model, storage, n_iterations=2, seed=1, **settings)
+    np.testing.assert_array_equal(run.flow_proposed, 2 * 2)
+    # Dynamics, the end of both moves and exchange; and one batch with the configuration it starts from.
+    assert run.energy_evaluations == 2 * 3 * (5 + 3 + 2 * 8 + 1)
+    with pytest.raises(InputError, match="holds a run with n_candidates=8, not 9"):
+        run_parallel_tempering(model, storage, n_iterations=3, **settings | {"n_candidates": 9})
 
 
 def test_round_trips_are_counted_from_the_lowest_temperature() -> None:
@@ -208,6 +219,8 @@ def test_round_trips_are_counted_from_the_lowest_temperature() -> None:
         ({"temperature_min": 500}, r"lowest temperature \(500 K\) must be below"),
         ({"n_replicas": 1}, "at least 2 replicas"),
         ({"n_proposals": 0}, "n_proposals must be at least 1"),
+        ({"move": "multiple-try", "n_candidates": 0}, "n_candidates must be at least 1"),
+        ({"n_candidates": 8}, "Candidates go with the move 'multiple-try', not with 'flow'"),
         ({"n_steps": 0}, "n_steps must be at least 1"),
         ({"n_iterations": 0}, "n_iterations must be at least 1"),
         ({"timestep": 1.0}, "time step must be between"),
