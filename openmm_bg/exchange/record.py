@@ -230,7 +230,7 @@ def _flow_statistics(move: Any) -> dict[str, Any]:
 
 def _find_flow_move(move: Any) -> dict[str, Any]:
     if isinstance(move, dict):
-        if move.get("_serialized__class_name") in ("FlowMove", "LatentMonteCarloMove"):
+        if "model_hash" in move:  # only moves of this package have one
             return move
         return next((found for child in move.values() if (found := _find_flow_move(child))), {})
     if isinstance(move, list):
