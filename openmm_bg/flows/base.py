@@ -61,17 +61,30 @@ class Flow(nn.Module, ABC):
         """The precision of the network."""
         return next(parameter for parameter in self.parameters()).dtype
 
+    @property
+    def conditioned(self) -> bool:
+        """Whether the network itself depends on the temperature, and not the base alone."""
+        return False
+
     @abstractmethod
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Set the precision of the network that draws; coordinates and densities stay in float64."""
 
     @abstractmethod
-    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map states with shape=(batch, n_features + n_momenta) to latents, with log-determinants."""
+    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map states to latents.
+
+        Args:
+            state: Features and momenta with shape=(batch, n_features + n_momenta).
+            ratio: T / T_train; most flows have the same network at every temperature.
+
+        Returns:
+            Latents with the shape of the states, and log-determinants with shape=(batch,).
+        """
 
     @abstractmethod
-    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map latents to states, with log-determinants."""
+    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map latents to states, with log-determinants; the inverse of `state_forward`."""
 
     def joint_sample(
         self,
@@ -95,7 +108,7 @@ class Flow(nn.Module, ABC):
         """
         ratio = self.ratio(temperature)
         with torch.no_grad():
-            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device))[0]
+            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device), ratio)[0]
             # The configurations are those of this state in float64, and so is their density.
             state = state.double()
             features, momenta = self.parted(state)
@@ -145,11 +158,10 @@ class Flow(nn.Module, ABC):
         exact = self.exact()
         with torch.no_grad():
             state, _, outside = exact.state_of(positions, momenta)
-            z, _ = exact.state_forward(state)
-            scale = math.sqrt(self.ratio(new_temperature) / self.ratio(temperature))
-            features, momenta = exact.parted(
-                exact.state_inverse(torch.where(self._circular, z, scale * z))[0]
-            )
+            old, new = self.ratio(temperature), self.ratio(new_temperature)
+            z, _ = exact.state_forward(state, old)
+            z = torch.where(self._circular, z, math.sqrt(new / old) * z)
+            features, momenta = exact.parted(exact.state_inverse(z, new)[0])
             positions, _ = exact.coordinates.inverse(features, frame=frame)
             return torch.where(outside[:, None, None], torch.nan, positions), momenta
 
@@ -208,7 +220,7 @@ class Flow(nn.Module, ABC):
             state: Features and momenta with shape=(batch, n_features + n_momenta).
             ratio: T / T_train.
         """
-        z, logabsdet = self.state_forward(state.to(self.dtype))
+        z, logabsdet = self.state_forward(state.to(self.dtype), ratio)
         return self.base_log_prob(z, ratio) + logabsdet
 
     def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:

@@ -43,6 +43,7 @@ def spline_layers(
     hidden_features: int,
     n_blocks: int,
     generator: torch.Generator,
+    n_context: int = 0,
 ) -> list[Transform]:
     """Return spline couplings, a rotation of the angles before each; for the arguments see `SplineCoupling`.
 
@@ -60,6 +61,7 @@ def spline_layers(
                 bound=bound,
                 hidden_features=hidden_features,
                 n_blocks=n_blocks,
+                n_context=n_context,
             )
         )
     return layers

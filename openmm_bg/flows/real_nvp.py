@@ -61,10 +61,10 @@ class RealNVP(PositionFlow):
         """Set the precision of the network; the coordinates stay in float64."""
         self.transform.to(dtype)
 
-    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to latents."""
         return self.transform(state)
 
-    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map latents to features."""
         return self.transform.inverse(z)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from nflows.transforms import CompositeTransform
 
@@ -25,6 +27,8 @@ class SplineFlow(PositionFlow):
         bound: The linear features' splines act within this many standard deviations.
         hidden_features: Width of the conditioners.
         n_blocks: Residual blocks of the conditioners.
+        conditioned: Whether the conditioners see the temperature, as log(T / T_train). The flow then learns another
+            map at every temperature that it is trained at, where scaling the base is no more than a start.
         seed: Seed of masks, shifts and initial weights.
     """
 
@@ -38,6 +42,7 @@ class SplineFlow(PositionFlow):
         bound: float = 6.0,
         hidden_features: int = 128,
         n_blocks: int = 1,
+        conditioned: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(coordinates, temperature)
@@ -47,8 +52,10 @@ class SplineFlow(PositionFlow):
             "bound": bound,
             "hidden_features": hidden_features,
             "n_blocks": n_blocks,
+            "conditioned": conditioned,
             "seed": seed,
         }
+        self._conditioned = conditioned
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -60,17 +67,26 @@ class SplineFlow(PositionFlow):
                 hidden_features=hidden_features,
                 n_blocks=n_blocks,
                 generator=generator,
+                n_context=int(conditioned),
             )
         self.transform = CompositeTransform(layers)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the network itself depends on the temperature, and not the base alone."""
+        return self._conditioned
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Set the precision of the network; the coordinates stay in float64."""
         self.transform.to(dtype)
 
-    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to latents."""
-        return self.transform(state)
+        return self.transform(state, self._context(state, ratio))
 
-    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map latents to features."""
-        return self.transform.inverse(z)
+        return self.transform.inverse(z, self._context(z, ratio))
+
+    def _context(self, state: torch.Tensor, ratio: float) -> torch.Tensor | None:
+        return state.new_full((len(state), 1), math.log(ratio)) if self._conditioned else None

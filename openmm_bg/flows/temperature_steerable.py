@@ -168,12 +168,12 @@ class TemperatureSteerableFlow(Flow):
             terms.append(joint - self.momenta_log_prob(momenta, temperature))
         return torch.logsumexp(torch.stack(terms), dim=0) - math.log(n_momenta)
 
-    def state_forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features and momenta to latents."""
         z, logabsdet = self.transform(state)
         return self._scaled(z, self.log_scale), logabsdet + self._scale_logabsdet(z, self.log_scale)
 
-    def state_inverse(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map latents to features and momenta."""
         state, logabsdet = self.transform.inverse(self._scaled(z, -self.log_scale))
         return state, logabsdet + self._scale_logabsdet(z, -self.log_scale)

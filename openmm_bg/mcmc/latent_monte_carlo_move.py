@@ -163,7 +163,7 @@ class LatentMonteCarloMove(ProposalMove):
         refuse_outside(self.model, float(own_density[0]))
 
         z = _displaced(z, flow.circular, self.step_size, self.displacement, ratio)
-        features, momenta = flow.parted(flow.state_inverse(z)[0])
+        features, momenta = flow.parted(flow.state_inverse(z, ratio)[0])
         proposals, _ = flow.coordinates.inverse(features, frame=current)
         density = log_density_where_finite(
             lambda x, p: self._density(flow, x, p, ratio)[1], proposals, momenta
@@ -182,7 +182,7 @@ class LatentMonteCarloMove(ProposalMove):
         It is that of the flow for a diffusion in the base, and for a random walk the image of all latents being
         equally probable.
         """
-        z, logabsdet = _latents(flow, positions, momenta)
+        z, logabsdet = _latents(flow, positions, momenta, ratio)
         if self.displacement == "random_walk":
             return z, logabsdet
         return z, flow.base_log_prob(z, ratio) + logabsdet
@@ -198,10 +198,12 @@ class LatentMonteCarloMove(ProposalMove):
         self.n_tuning_left -= len(ratios)
 
 
-def _latents(flow: Flow, positions: torch.Tensor, momenta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _latents(
+    flow: Flow, positions: torch.Tensor, momenta: torch.Tensor, ratio: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return latents v with shape=(batch, n_latents), and log|dv / d(x, p)|, which is -inf outside the domain."""
     state, coordinates_logabsdet, outside = flow.state_of(positions, momenta)
-    z, logabsdet = flow.state_forward(state)
+    z, logabsdet = flow.state_forward(state, ratio)
     return z, torch.where(outside, -torch.inf, coordinates_logabsdet + logabsdet)
 
 

@@ -8,7 +8,7 @@ from openmm_bg.errors import InputError
 
 # The settings of each kind of flow, beside those that all have.
 _FLOW_SETTINGS = {
-    "spline": ("n_bins", "bound", "n_blocks"),
+    "spline": ("n_bins", "bound", "n_blocks", "conditioned"),
     "realnvp": ("n_hidden",),
     "tsf": ("n_momenta", "n_bins", "bound", "n_blocks"),
     "tsf-affine": ("n_momenta", "n_hidden"),
@@ -52,6 +52,7 @@ class TrainingSettings:
         bound: Its splines act within this many standard deviations.
         n_blocks: Residual blocks of the conditioners of splines.
         n_hidden: Hidden layers of the conditioners of affine layers.
+        conditioned: Whether the conditioners of a spline flow see the temperature, see `SplineFlow`.
         n_momenta: Auxiliary momenta of a temperature-steerable flow; as many as features if not given.
         seed: Seed of the flow and of the training.
 
@@ -83,6 +84,7 @@ class TrainingSettings:
     bound: float = 6.0
     n_blocks: int = 1
     n_hidden: int = 3
+    conditioned: bool = False
     n_momenta: int | None = None
     seed: int = 0
 

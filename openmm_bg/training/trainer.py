@@ -162,7 +162,7 @@ class Trainer:
         densities = _Densities(self.flow, self._train[chosen], self._generator)
         loss_ml = maximum_likelihood(densities.log_prob())
         ratio = self._temperature_ratio()
-        if ratio < 1 and self.flow.n_momenta:
+        if ratio < 1 and (self.flow.n_momenta or self.flow.conditioned):
             densities = _Densities(self.flow, self._train[chosen], self._generator, ratio)
         # In kT of the training temperature, so that every temperature counts alike.
         loss_ld = log_dispersion(ratio * densities.log_prob(ratio), self._energies[chosen])
@@ -338,16 +338,17 @@ class Trainer:
 
 
 class _Densities:
-    """The densities of a batch of features at any temperature, from one pass through the network.
+    """The densities of a batch of features, from one pass through the network.
 
-    Of a flow with momenta these are drawn, and their own log-density is taken off. The mean log-density is then a
+    They are those at any temperature, unless the network itself depends on it. Of a flow with momenta these are
+    drawn, and their own log-density is taken off. The mean log-density is then a
     lower bound of that of the features alone.
 
     Args:
         flow: The flow.
         features: Features with shape=(batch, n_features).
         generator: Source of the momenta.
-        ratio: The temperature of the momenta, as T / T_train.
+        ratio: The temperature of the pass and of the momenta, as T / T_train.
     """
 
     def __init__(
@@ -356,7 +357,7 @@ class _Densities:
         self._flow = flow
         noise = torch.randn(len(features), flow.n_momenta, generator=generator, dtype=features.dtype)
         self._momenta = math.sqrt(ratio) * noise
-        self._z, self._logabsdet = flow.state_forward(torch.cat([features, self._momenta], dim=1))
+        self._z, self._logabsdet = flow.state_forward(torch.cat([features, self._momenta], dim=1), ratio)
 
     def log_prob(self, ratio: float = 1.0) -> torch.Tensor:
         """Return log-densities at a temperature, given as T / T_train, with shape=(batch,)."""

@@ -30,6 +30,7 @@ class SplineCoupling(Transform):
         bound: Half-width of the interval in which other features are transformed.
         hidden_features: Width of the conditioner.
         n_blocks: Residual blocks of the conditioner.
+        n_context: Further numbers that the conditioner sees: ``context`` with shape=(batch, n_context).
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class SplineCoupling(Transform):
         bound: float,
         hidden_features: int,
         n_blocks: int,
+        n_context: int = 0,
     ) -> None:
         super().__init__()
         transformed, kept = torch.nonzero(mask).flatten(), torch.nonzero(~mask).flatten()
@@ -53,7 +55,7 @@ class SplineCoupling(Transform):
         self.register_buffer("_angles", kept[circular[kept]], persistent=False)
         self.register_buffer("_others", kept[~circular[kept]], persistent=False)
         self.register_buffer("_is_angle", circular[transformed][:, None], persistent=False)
-        n_inputs = 2 * len(self._angles) + len(self._others)
+        n_inputs = 2 * len(self._angles) + len(self._others) + n_context
         self.conditioner = ResidualNet(
             max(1, n_inputs),
             len(transformed) * (3 * n_bins + 1),
@@ -66,15 +68,18 @@ class SplineCoupling(Transform):
 
     def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to features, towards noise."""
-        return self._apply_spline(inputs, inverse=False)
+        return self._apply_spline(inputs, context, inverse=False)
 
     def inverse(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to features, towards data."""
-        return self._apply_spline(inputs, inverse=True)
+        return self._apply_spline(inputs, context, inverse=True)
 
-    def _apply_spline(self, inputs: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _apply_spline(
+        self, inputs: torch.Tensor, context: torch.Tensor | None, inverse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         angles = inputs[:, self._angles]
-        seen = torch.cat([angles.cos(), angles.sin(), inputs[:, self._others]], dim=1)
+        further = [] if context is None else [context]
+        seen = torch.cat([angles.cos(), angles.sin(), inputs[:, self._others], *further], dim=1)
         if seen.shape[1] == 0:
             seen = inputs.new_ones(len(inputs), 1)
         k = self._n_bins

@@ -30,13 +30,12 @@ def molecular_flow():
     return _randomise(SplineFlow(coordinates, 600.0, n_layers=4, hidden_features=24), 0.02)
 
 
-def _one_angle_flow():
+def _one_angle_flow(conditioned=False):
     """A flow of three features, one of them an angle, small enough to integrate numerically."""
     coordinates = CartesianCoordinates(1)
     coordinates.circular[0] = True
-    return _randomise(
-        SplineFlow(coordinates, 600.0, n_layers=4, n_bins=4, bound=3.0, hidden_features=12), 0.15
-    )
+    size = {"n_layers": 4, "n_bins": 4, "bound": 3.0, "hidden_features": 12}
+    return _randomise(SplineFlow(coordinates, 600.0, conditioned=conditioned, **size), 0.15)
 
 
 def _grid(n):
@@ -46,19 +45,21 @@ def _grid(n):
     return torch.stack([axis.reshape(-1) for axis in mesh], dim=1), (2 * math.pi / n) * (14.0 / n) ** 2
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("temperature", [300.0, 600.0, 900.0])
-def test_density_integrates_to_one_at_every_temperature(temperature):
-    flow = copy.deepcopy(_one_angle_flow()).double()
+def test_density_integrates_to_one_at_every_temperature(temperature, conditioned):
+    flow = copy.deepcopy(_one_angle_flow(conditioned)).double()
     points, volume = _grid(72)
     with torch.no_grad():
         log_q = torch.cat([flow.state_log_prob(part, temperature / 600.0) for part in points.split(20_000)])
     assert float(log_q.exp().sum() * volume) == pytest.approx(1.0, abs=5e-3)
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("temperature", [300.0, 600.0])
-def test_samples_follow_the_density(temperature):
+def test_samples_follow_the_density(temperature, conditioned):
     """Histograms of samples against the density, by the chi-squared test; with a negative control."""
-    flow = _one_angle_flow()
+    flow = _one_angle_flow(conditioned)
     positions, _ = flow.sample(40_000, temperature, generator=torch.Generator().manual_seed(2))
     x = positions.reshape(-1, 3)
     points, volume = _grid(72)
@@ -78,6 +79,19 @@ def test_samples_follow_the_density(temperature):
         p_values[judged] = stats.chisquare(observed, expected).pvalue
     assert p_values[temperature] > 1e-3
     assert p_values[0.75 * temperature] < 1e-6
+
+
+def test_a_conditioned_network_depends_on_temperature():
+    """Beyond its base; the one that is not conditioned does not."""
+    state = 0.5 * torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    for conditioned in (False, True):
+        flow = _one_angle_flow(conditioned)
+        assert flow.conditioned == conditioned
+        with torch.no_grad():
+            hot, cold = flow.state_forward(state, 1.0)[0], flow.state_forward(state, 0.5)[0]
+            assert torch.equal(hot, cold) != conditioned
+            back = flow.state_inverse(cold, 0.5)[0]
+        torch.testing.assert_close(back, state, atol=1e-5, rtol=0)
 
 
 def test_log_prob_of_samples(molecular_flow):

@@ -18,7 +18,7 @@ from openmm_bg import BoltzmannGenerator, mcmc
 from openmm_bg.exchange.record import _prefetched
 from openmm_bg.flows import SplineFlow
 from openmm_bg.geometry import wrap
-from openmm_bg.mcmc import LatentMonteCarloMove, host, registry
+from openmm_bg.mcmc import LatentMonteCarloMove, host, proposal_move, registry
 from openmm_bg.mcmc import latent_monte_carlo_move as module
 from openmm_bg.mcmc.randomness import random_generator
 from openmm_bg.mcmc.target import Target
@@ -126,8 +126,8 @@ def test_proposals_of_a_molecule_are_displaced_latents(tmp_path: Path, rng: np.r
     mcmc.seed(4)
     with torch.no_grad():
         proposals, _, _ = move._propose(Target(flow, 400.0, lambda x: np.zeros(len(x))), current, 50)
-        z, _ = module._latents(flow, current[None], torch.zeros(1, 0))
-        z_proposed, _ = module._latents(flow, proposals, torch.zeros(50, 0))
+        z, _ = module._latents(flow, current[None], torch.zeros(1, 0), 4.0 / 3.0)
+        z_proposed, _ = module._latents(flow, proposals, torch.zeros(50, 0), 4.0 / 3.0)
         mcmc.seed(4)
         expected = module._displaced(z.expand(50, -1), flow.circular, 1.0, "diffusion", 4.0 / 3.0)
     inside = torch.isfinite(proposals).all(dim=(1, 2))
@@ -224,13 +224,13 @@ def test_the_expected_number_of_energies_is_that_of_prefetching(
     move = LatentMonteCarloMove(
         oscillator_models["spline"], n_proposals=6, step_size=1.5, displacement="random_walk", n_tuning=0
     )
-    counted, exact = [], Target.reduced_energies
+    counted, exact = [], proposal_move.reduced_energies
 
-    def count(self: Target, positions: torch.Tensor) -> np.ndarray:
+    def count(state: ThermodynamicState, positions: torch.Tensor, contexts: cache.ContextCache) -> np.ndarray:
         counted.append(len(positions))
-        return exact(self, positions)
+        return exact(state, positions, contexts)
 
-    monkeypatch.setattr(Target, "reduced_energies", count)
+    monkeypatch.setattr(proposal_move, "reduced_energies", count)
     current = at_rest()
     for _ in range(200):
         move.apply(state, current)
