@@ -22,7 +22,7 @@ from openmm_bg.mcmc.target import Target
 from openmm_bg.reproduction.detailed_balance import balance_tests, toy_model
 from openmm_bg.systems.toy_system import UNIT_TEMPERATURE
 
-COLD, HOT = 1.0, 2.5  # temperatures of the toy
+COLD, HOT = 1.0, 1.95  # temperatures of the toy
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_it_runs_stores_and_resumes(
     models: dict[str, Path], wells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = tmp_path / "run.nc"
-    sampler = create(models["spline"], wells.toy, storage, (1.0, 1.6, 2.5), timestep=0.001)
+    sampler = create(models["spline"], wells.toy, storage, (1.0, 1.4, 1.95), timestep=0.001)
     sampler.run()
     energies = np.array(sampler._energy_thermodynamic_states)
     sampler._reporter.close()
@@ -203,7 +203,7 @@ def test_a_replica_that_was_mapped_has_new_energies_and_velocities(
 
 
 def test_pairs_of_each_scheme(models: dict[str, Path], wells: Any, tmp_path: Path) -> None:
-    sampler = create(models["spline"], wells.toy, tmp_path / "run.nc", (1.0, 1.3, 1.6, 2.0, 2.5))
+    sampler = create(models["spline"], wells.toy, tmp_path / "run.nc", (1.0, 1.2, 1.4, 1.7, 1.95))
     states = np.array([3, 0, 4, 2, 1])
     mcmc.seed(0)
     seen = set()
@@ -221,10 +221,10 @@ def test_pairs_of_each_scheme(models: dict[str, Path], wells: Any, tmp_path: Pat
     sampler._reporter.close()
 
 
-def test_bad_arguments(oscillator_model: Path, wells: Any, models: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_arguments(alanine_model: Path, wells: Any, models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs a model"):
         LearnedReplicaExchangeSampler()
     with pytest.raises(ModelFileError):
         LearnedReplicaExchangeSampler(tmp_path / "nothing")
     with pytest.raises(InputError, match="atoms"):
-        create(oscillator_model, wells.toy, tmp_path / "run.nc")
+        create(alanine_model, wells.toy, tmp_path / "run.nc")
