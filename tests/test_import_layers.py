@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The layer of each module or package of openmm_bg. A new one has to be put into its place here.
 LAYERS = {
     **dict.fromkeys(["errors", "units", "files", "tensors", "threads", "statistics", "systems"], 0),
-    **dict.fromkeys(["geometry", "histograms", "potentials"], 1),
+    **dict.fromkeys(["geometry", "histograms", "machine_code", "potentials"], 1),
     **dict.fromkeys(["transforms", "flows"], 2),
     **dict.fromkeys(["samples", "trajectories", "generator", "training", "simulation"], 3),
     **dict.fromkeys(["molecule_check", "molecule_report"], 3),

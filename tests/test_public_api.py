@@ -13,8 +13,11 @@ NAMES = [
     "FlowMove",
     "InputError",
     "LatentMonteCarloMove",
+    "LearnedReplicaExchangeSampler",
+    "MultipleTryMove",
     "OpenMMPotential",
     "TorchPotential",
+    "WasteRecycling",
     "systems",
 ]
 

@@ -11,7 +11,7 @@ from nflows.transforms import Transform
 from torch import nn
 from torch.nn import functional
 
-from openmm_bg.transforms.splines import rational_quadratic_spline
+from openmm_bg.transforms.splines import coupling_splines
 
 
 class SplineCoupling(Transform):
@@ -48,13 +48,12 @@ class SplineCoupling(Transform):
         transformed, kept = torch.nonzero(mask).flatten(), torch.nonzero(~mask).flatten()
         # Angles first among the transformed, so that the two kinds of splines are two blocks of rows.
         transformed = torch.cat([transformed[circular[transformed]], transformed[~circular[transformed]]])
-        self._n_bins = n_bins
         self._n_angles = int(circular[transformed].sum())
         self._bound = float(bound)
         self.register_buffer("_transformed", transformed, persistent=False)
         self.register_buffer("_angles", kept[circular[kept]], persistent=False)
         self.register_buffer("_others", kept[~circular[kept]], persistent=False)
-        self.register_buffer("_is_angle", circular[transformed][:, None], persistent=False)
+        self.register_buffer("_is_angle", circular[transformed], persistent=False)
         n_inputs = 2 * len(self._angles) + len(self._others) + n_context
         self.conditioner = ResidualNet(
             max(1, n_inputs),
@@ -82,24 +81,22 @@ class SplineCoupling(Transform):
         seen = torch.cat([angles.cos(), angles.sin(), inputs[:, self._others], *further], dim=1)
         if seen.shape[1] == 0:
             seen = inputs.new_ones(len(inputs), 1)
-        k = self._n_bins
-        raw = self.conditioner(seen).t().reshape(len(self._transformed), 3 * k + 1, len(inputs))
-        widths, heights, slopes = raw[:, :k], raw[:, k : 2 * k], raw[:, 2 * k :]
-        circular, linear = slopes[: self._n_angles], slopes[self._n_angles :]
-        circular = torch.cat([circular[:, :k], circular[:, :1]], 1)
-        edge = torch.zeros_like(linear[:, :1])
-        linear = torch.cat([edge, linear[:, 1:k], edge], 1)
+        # Parameters first and the batch last, as the splines want it, without a copy.
+        weight, bias = self.conditioner.final_layer.weight, self.conditioner.final_layer.bias
+        raw = torch.addmm(bias[:, None], weight, self._hidden(seen).t())
+        raw = raw.reshape(len(self._transformed), -1, len(inputs))
         x = inputs[:, self._transformed].t()
         # Not a buffer: pi rounded to float32 would not be the circle's half width in float64.
         bounds = torch.where(self._is_angle, x.new_tensor(math.pi), x.new_tensor(self._bound))
-        unit = (x + bounds) / (2.0 * bounds)
-        y, log_derivative = rational_quadratic_spline(
-            unit.clamp(0.0, 1.0), widths, heights, torch.cat([circular, linear], 0), inverse
-        )
-        inside = (unit >= 0.0) & (unit <= 1.0)
-        y = torch.where(inside, 2.0 * bounds * y - bounds, x)
-        log_derivative = torch.where(inside, log_derivative, 0.0)
-        return inputs.index_copy(1, self._transformed, y.t()), log_derivative.sum(0)
+        y, logabsdet = coupling_splines(x, raw, self._n_angles, bounds, inverse)
+        return inputs.index_copy(1, self._transformed, y.t()), logabsdet
+
+    def _hidden(self, seen: torch.Tensor) -> torch.Tensor:
+        """Return what the conditioner's last layer sees."""
+        hidden = self.conditioner.initial_layer(seen)
+        for block in self.conditioner.blocks:
+            hidden = block(hidden)
+        return hidden
 
 
 class CircularShift(Transform):

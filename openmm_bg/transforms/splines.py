@@ -10,6 +10,7 @@ Source: Durkan et al., Neural Spline Flows (2019), equations 4-8.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch.nn import functional
@@ -79,3 +80,49 @@ def rational_quadratic_spline(
     if inverse:
         return output, -log_derivative
     return bottom + height * (slope * t.square() + d0 * mixed) / denominator, log_derivative
+
+
+def coupling_splines(
+    x: torch.Tensor, raw: torch.Tensor, n_circular: int, bounds: torch.Tensor, inverse: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply splines to features: circular ones to the first rows, others that are the identity outside.
+
+    On the CPU they are machine code (`openmm_bg.transforms.fused_splines`), elsewhere tensor operations.
+
+    Args:
+        x: Inputs with shape=(n, batch).
+        raw: Raw widths, heights and slopes at the knots, with shape=(n, 3 bins + 1, batch). The slopes at both ends
+            of a circular spline are one parameter; those of another are one.
+        n_circular: How many rows are circular.
+        bounds: The half-widths of the splines' intervals with shape=(n,).
+        inverse: Apply the inverse functions.
+
+    Returns:
+        Outputs with shape=(n, batch), and the sums of the log-derivatives with shape=(batch,).
+    """
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and find_spec("llvmlite"):
+        from openmm_bg.transforms.fused_splines import MAX_BINS, FusedSplines
+
+        if raw.shape[1] // 3 <= MAX_BINS:
+            return FusedSplines.apply(x, raw, n_circular, bounds, inverse)
+    return tensor_splines(x, raw, n_circular, bounds, inverse)
+
+
+def tensor_splines(
+    x: torch.Tensor, raw: torch.Tensor, n_circular: int, bounds: torch.Tensor, inverse: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do as `coupling_splines` by tensor operations, on any device."""
+    k = raw.shape[1] // 3
+    widths, heights, slopes = raw[:, :k], raw[:, k : 2 * k], raw[:, 2 * k :]
+    circular, linear = slopes[:n_circular], slopes[n_circular:]
+    circular = torch.cat([circular[:, :k], circular[:, :1]], 1)
+    edge = torch.zeros_like(linear[:, :1])
+    linear = torch.cat([edge, linear[:, 1:k], edge], 1)
+    bounds = bounds[:, None]
+    unit = (x + bounds) / (2.0 * bounds)
+    y, log_derivative = rational_quadratic_spline(
+        unit.clamp(0.0, 1.0), widths, heights, torch.cat([circular, linear], 0), inverse
+    )
+    inside = (unit >= 0.0) & (unit <= 1.0)
+    y = torch.where(inside, 2.0 * bounds * y - bounds, x)
+    return y, torch.where(inside, log_derivative, 0.0).sum(0)

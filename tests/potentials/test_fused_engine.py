@@ -144,7 +144,7 @@ def test_copies(potential, md_configurations):
 
 def test_wrong_machine_code_is_found(alanine, md_configurations, monkeypatch):
     """A kernel that is off by a little is not used: a warning says so, and the tensor form takes its place."""
-    from openmm_bg.potentials.fused.elementary import FunctionBuilder
+    from openmm_bg.machine_code.elementary import FunctionBuilder
 
     original = FunctionBuilder._log
     monkeypatch.setattr(FunctionBuilder, "_log", lambda self, x: original(self, x) * 1.0001)
@@ -158,7 +158,7 @@ def test_wrong_machine_code_is_found(alanine, md_configurations, monkeypatch):
 
 def test_wrong_machine_code_is_found_after_a_batch_without_energies(alanine, md_configurations, monkeypatch):
     """Nothing can be compared in such a batch, so the next one is."""
-    from openmm_bg.potentials.fused.elementary import FunctionBuilder
+    from openmm_bg.machine_code.elementary import FunctionBuilder
 
     original = FunctionBuilder._log
     monkeypatch.setattr(FunctionBuilder, "_log", lambda self, x: original(self, x) * 1.0001)

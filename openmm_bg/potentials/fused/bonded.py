@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from openmm_bg.machine_code.vectors import INT64, Vector
 from openmm_bg.potentials.fused.columns import Source, outputs_of
 from openmm_bg.potentials.fused.geometry import Angle, Dihedral, Distance, Point, plus
-from openmm_bg.potentials.fused.vectors import INT64, Vector
 from openmm_bg.potentials.terms import BondedTerm
 
 if TYPE_CHECKING:

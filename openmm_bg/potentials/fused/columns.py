@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from openmm_bg.potentials.fused.elementary import FunctionBuilder
+from openmm_bg.machine_code.elementary import FunctionBuilder
+from openmm_bg.machine_code.vectors import Vector
 from openmm_bg.potentials.fused.tables import Lookup
-from openmm_bg.potentials.fused.vectors import Vector
 from openmm_bg.potentials.programs import Program
 
 

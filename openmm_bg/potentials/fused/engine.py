@@ -9,25 +9,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import llvmlite.binding as llvm
 import numpy as np
 import torch
 
-from openmm_bg.potentials.fused.kernel import NAME, KernelCode, write_kernel
+from openmm_bg.machine_code.compilation import VECTOR_BYTES, aligned, compile_module
+from openmm_bg.potentials.fused.kernel import NAME, write_kernel
 from openmm_bg.potentials.terms import Term
 from openmm_bg.threads import potential_threads
 
-_VECTOR_BYTES = 64
-_ALIGNMENT = 64
 _TASKS_PER_THREAD = 4  # so that a thread that was held up does not hold up all
-
-
-def _target_machine() -> llvm.TargetMachine:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
 
 
 class Kernel:
@@ -42,13 +32,13 @@ class Kernel:
 
     def __init__(self, n_atoms: int, terms: Sequence[Term], dtype: type, with_forces: bool) -> None:
         self.dtype, self.n_atoms, self.with_forces = np.dtype(dtype), n_atoms, with_forces
-        lanes = _VECTOR_BYTES // self.dtype.itemsize
+        lanes = VECTOR_BYTES // self.dtype.itemsize
         code = write_kernel(
             n_atoms, terms, double=self.dtype.itemsize == 8, lanes=lanes, with_forces=with_forces
         )
         self.lanes = lanes
         self._code = code
-        self._engine, address = _compile(code)
+        self._engine, address = compile_module(code.module, NAME)
         arguments = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 6
         self._function = ctypes.CFUNCTYPE(None, *arguments)(address)
 
@@ -145,26 +135,3 @@ class FusedEngine:
             if threads not in self._pools:
                 self._pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="openmm_bg")
             return self._pools[threads]
-
-
-def _compile(code: KernelCode) -> tuple[llvm.ExecutionEngine, int]:
-    machine = _target_machine()  # the execution engine will own it: one for each
-    module = llvm.parse_assembly(str(code.module))
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.slp_vectorization = options.loop_vectorization = options.loop_unrolling = False
-    passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine, engine.get_function_address(NAME)
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an uninitialised array that starts at a multiple of 64 bytes."""
-    n_bytes = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(n_bytes + _ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + n_bytes].view(dtype).reshape(shape)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
+from openmm_bg.machine_code.vectors import INT64, Vector
 from openmm_bg.potentials.fused.columns import Columns, Prepared, Source, outputs_of
 from openmm_bg.potentials.fused.geometry import Point, over_distance, times
 from openmm_bg.potentials.fused.pairs import Pair, PairLoop, distance
-from openmm_bg.potentials.fused.vectors import INT64, Vector
 from openmm_bg.potentials.programs import Program
 from openmm_bg.potentials.terms import GeneralizedBornTerm
 

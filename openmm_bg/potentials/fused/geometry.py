@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openmm_bg.potentials.fused.elementary import FunctionBuilder
-from openmm_bg.potentials.fused.vectors import Vector
+from openmm_bg.machine_code.elementary import FunctionBuilder
+from openmm_bg.machine_code.vectors import Vector
 
 Point = tuple[Vector, Vector, Vector]
 Gradients = dict[int, Point]  # by the place of an atom in its group

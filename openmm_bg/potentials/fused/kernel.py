@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from openmm_bg.machine_code.elementary import FunctionBuilder
+from openmm_bg.machine_code.vectors import INT32, INT64, Vector
 from openmm_bg.potentials.fused.bonded import BondedLoop
 from openmm_bg.potentials.fused.columns import Columns, Prepared, Source
-from openmm_bg.potentials.fused.elementary import FunctionBuilder
 from openmm_bg.potentials.fused.generalized_born import SolventPasses
 from openmm_bg.potentials.fused.geometry import Point
 from openmm_bg.potentials.fused.pairs import PairLoop, add_pair_term
 from openmm_bg.potentials.fused.tables import table_numbers
-from openmm_bg.potentials.fused.vectors import INT32, INT64, Vector
 from openmm_bg.potentials.programs import Program
 from openmm_bg.potentials.tables import Table
 from openmm_bg.potentials.terms import BondedTerm, GeneralizedBornTerm, PairTerm, Term

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from llvmlite import ir
 
+from openmm_bg.machine_code.elementary import FunctionBuilder
+from openmm_bg.machine_code.vectors import Vector
 from openmm_bg.potentials.fused.columns import Columns, Source, outputs_of
-from openmm_bg.potentials.fused.elementary import FunctionBuilder
 from openmm_bg.potentials.fused.geometry import Point, minus, over_distance, times
-from openmm_bg.potentials.fused.vectors import Vector
 from openmm_bg.potentials.terms import PairTerm
 
 if TYPE_CHECKING:

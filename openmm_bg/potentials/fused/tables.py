@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_bg.potentials.fused.elementary import FunctionBuilder
-from openmm_bg.potentials.fused.vectors import INT64, Vector
+from openmm_bg.machine_code.elementary import FunctionBuilder
+from openmm_bg.machine_code.vectors import INT64, Vector
 from openmm_bg.potentials.tables import SplineTable, Table
 
 

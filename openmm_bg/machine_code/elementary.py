@@ -13,7 +13,7 @@ from functools import cache
 
 from llvmlite import ir
 
-from openmm_bg.potentials.fused.vectors import Vector, VectorBuilder
+from openmm_bg.machine_code.vectors import Vector, VectorBuilder
 
 
 @cache
