@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from openmm_bg import __version__
+from openmm_bg.cli.anneal import anneal
 from openmm_bg.cli.check import check
 from openmm_bg.cli.exchange import exchange
 from openmm_bg.cli.info import info
@@ -38,17 +39,20 @@ _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
 _AFTER_CTRL_C = {
     "simulate": "the same command continues from the last checkpoint.",
     "train": "the same command continues from the last checkpoint.",
+    "anneal": "the same command continues from the last checkpoint.",
     "exchange": "the same command continues from the last checkpoint.",
 }
 _WRONG_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
+_COMMANDS = (systems, check, simulate, train, anneal, sample, exchange)
+_COMMANDS += (ramachandran, observables, report, info)
 app = typer.Typer(
     name="openmm-bg",
     add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (systems, check, simulate, train, sample, exchange, ramachandran, observables, report, info):
+for _command in _COMMANDS:
     app.command()(_command)
 
 
@@ -67,7 +71,8 @@ def _openmm_bg(
 ) -> None:
     """Boltzmann generators for OpenMM: a flow learns molecular dynamics and samples at other temperatures.
 
-    In order: **simulate** makes data, **train** a model of them, **sample** draws weighted samples from it,
+    In order: **simulate** makes data, **train** a model of them, **anneal** takes it to lower temperatures,
+    **sample** draws weighted samples from it,
     **exchange** uses it in replica exchange, **ramachandran** and **observables** compare the results, and
     **report** makes a page of them. **check** tells beforehand whether a molecule of your own is supported, and
     **info** what a model is.

@@ -103,6 +103,12 @@ def train(
             "--hidden-layers", help="Hidden layers of affine layers' networks.", rich_help_panel=_FLOW
         ),
     ] = 3,
+    conditioned: Annotated[
+        bool,
+        typer.Option(
+            "--conditioned", help="The networks of splines see the temperature.", rich_help_panel=_FLOW
+        ),
+    ] = False,
     n_momenta: Annotated[
         int | None,
         typer.Option("--momenta", help="Momenta of a tsf; default: one a feature.", rich_help_panel=_FLOW),

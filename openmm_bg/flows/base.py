@@ -16,6 +16,9 @@ from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.units import kelvin
 
+Ratio = float | torch.Tensor
+"""T / T_train: a number, or one for each configuration of a batch."""
+
 
 class Flow(nn.Module, ABC):
     """A distribution of configurations, trained at one temperature and sampled at any.
@@ -71,19 +74,19 @@ class Flow(nn.Module, ABC):
         """Set the precision of the network that draws; coordinates and densities stay in float64."""
 
     @abstractmethod
-    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_forward(self, state: torch.Tensor, ratio: Ratio = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map states to latents.
 
         Args:
             state: Features and momenta with shape=(batch, n_features + n_momenta).
-            ratio: T / T_train; most flows have the same network at every temperature.
+            ratio: T / T_train, one or one for each; most flows have the same network at every temperature.
 
         Returns:
             Latents with the shape of the states, and log-determinants with shape=(batch,).
         """
 
     @abstractmethod
-    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_inverse(self, z: torch.Tensor, ratio: Ratio = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map latents to states, with log-determinants; the inverse of `state_forward`."""
 
     def joint_sample(
@@ -213,21 +216,21 @@ class Flow(nn.Module, ABC):
         n_features = len(self._circular) - self.n_momenta
         return state[:, :n_features], state[:, n_features:]
 
-    def state_log_prob(self, state: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+    def state_log_prob(self, state: torch.Tensor, ratio: Ratio = 1.0) -> torch.Tensor:
         """Return the log-density of states, in the network's precision.
 
         Args:
             state: Features and momenta with shape=(batch, n_features + n_momenta).
-            ratio: T / T_train.
+            ratio: T / T_train, one or one for each with shape=(batch,).
         """
         z, logabsdet = self.state_forward(state.to(self.dtype), ratio)
         return self.base_log_prob(z, ratio) + logabsdet
 
-    def sample_base(self, n: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
+    def sample_base(self, n: int, ratio: Ratio, generator: torch.Generator) -> torch.Tensor:
         """Draw latents with shape=(n, n_features + n_momenta), in the network's precision."""
         return sample_steerable_base(n, self._circular, ratio, generator, self.dtype)
 
-    def base_log_prob(self, z: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+    def base_log_prob(self, z: torch.Tensor, ratio: Ratio = 1.0) -> torch.Tensor:
         """Return the log-density of latents with shape=(batch,)."""
         return steerable_base_log_prob(z, self._circular, ratio)
 
@@ -296,27 +299,30 @@ class PositionFlow(Flow):
 
 
 def sample_steerable_base(
-    n: int, circular: torch.Tensor, ratio: float, generator: torch.Generator, dtype: torch.dtype
+    n: int, circular: torch.Tensor, ratio: Ratio, generator: torch.Generator, dtype: torch.dtype
 ) -> torch.Tensor:
     """Draw latents that scale with temperature: uniform on angles, normal with variance T / T_train elsewhere.
 
     Args:
         n: How many.
         circular: Which latents are angles, with shape=(n_latents,).
-        ratio: T / T_train.
+        ratio: T / T_train, one or one for each with shape=(n,).
         generator: Source of randomness.
         dtype: Precision.
     """
     circular = circular.cpu()
-    z = torch.randn(n, len(circular), generator=generator, dtype=dtype) * math.sqrt(ratio)
+    z = torch.randn(n, len(circular), generator=generator, dtype=dtype)
+    z = z * (ratio.sqrt().to(z)[:, None] if isinstance(ratio, torch.Tensor) else math.sqrt(ratio))
     uniform = torch.rand(n, int(circular.sum()), generator=generator, dtype=dtype)
     z[:, circular] = (2.0 * uniform - 1.0) * math.pi
     return z
 
 
-def steerable_base_log_prob(z: torch.Tensor, circular: torch.Tensor, ratio: float) -> torch.Tensor:
+def steerable_base_log_prob(z: torch.Tensor, circular: torch.Tensor, ratio: Ratio) -> torch.Tensor:
     """Return the log-density of `sample_steerable_base` with shape=(batch,)."""
     normal = z[:, ~circular]
     n_angles = z.shape[1] - normal.shape[1]
-    constant = 0.5 * normal.shape[1] * math.log(2.0 * math.pi * ratio) + n_angles * math.log(2.0 * math.pi)
-    return -0.5 * normal.square().sum(1) / ratio - constant
+    log_ratio = ratio.log().to(z) if isinstance(ratio, torch.Tensor) else math.log(ratio)
+    ratio = ratio.to(z) if isinstance(ratio, torch.Tensor) else ratio
+    constant = 0.5 * normal.shape[1] * (math.log(2.0 * math.pi) + log_ratio)
+    return -0.5 * normal.square().sum(1) / ratio - (constant + n_angles * math.log(2.0 * math.pi))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from nflows.transforms import CompositeTransform
 
-from openmm_bg.flows.base import PositionFlow
+from openmm_bg.flows.base import PositionFlow, Ratio
 from openmm_bg.flows.layers import spline_layers
 from openmm_bg.transforms.base import Coordinates
 
@@ -80,13 +81,33 @@ class SplineFlow(PositionFlow):
         """Set the precision of the network; the coordinates stay in float64."""
         self.transform.to(dtype)
 
-    def state_forward(self, state: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_forward(self, state: torch.Tensor, ratio: Ratio = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to latents."""
         return self.transform(state, self._context(state, ratio))
 
-    def state_inverse(self, z: torch.Tensor, ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_inverse(self, z: torch.Tensor, ratio: Ratio = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Map latents to features."""
         return self.transform.inverse(z, self._context(z, ratio))
 
-    def _context(self, state: torch.Tensor, ratio: float) -> torch.Tensor | None:
-        return state.new_full((len(state), 1), math.log(ratio)) if self._conditioned else None
+    def _context(self, state: torch.Tensor, ratio: Ratio) -> torch.Tensor | None:
+        if not self._conditioned:
+            return None
+        if isinstance(ratio, torch.Tensor):
+            return ratio.log().to(state)[:, None]
+        return state.new_full((len(state), 1), math.log(ratio))
+
+    def with_condition(self) -> SplineFlow:
+        """Return a copy whose conditioners see the temperature, and at first make nothing of it.
+
+        It has the same density at every temperature as this flow, until it is trained.
+        """
+        if self._conditioned:
+            return copy.deepcopy(self)
+        flow = SplineFlow(self.coordinates, self.temperature, **{**self._settings, "conditioned": True})
+        flow.set_dtype(self.dtype)
+        state = self.state_dict()
+        for name, tensor in flow.state_dict().items():
+            if name in state and state[name].shape != tensor.shape:
+                state[name] = torch.cat([state[name], torch.zeros_like(tensor[:, state[name].shape[1] :])], 1)
+        flow.load_state_dict(state)
+        return flow.to(self._device)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
-import io
 import json
 import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from openmm_bg import statistics
-from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.files import atomic_write_bytes, atomic_write_text, provenance
+from openmm_bg.errors import InputError
+from openmm_bg.files import provenance
 from openmm_bg.flows import Flow, RealNVP, SplineFlow, TemperatureSteerableFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
-from openmm_bg.potentials import OpenMMPotential, Potential, TorchPotential
-from openmm_bg.potentials.torch_potential import TranslationError
+from openmm_bg.training.checkpoint import (
+    optimizer_state,
+    part,
+    prefixed,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
+from openmm_bg.training.potentials import training_potentials
+from openmm_bg.training.progress import LOG, TrainingBar, write_log
 from openmm_bg.training.settings import TrainingSettings
 from openmm_bg.training.tensorboard import TensorBoardLog
 from openmm_bg.transforms import Coordinates, InternalCoordinates
 from openmm_bg.units import thermal_energy
 
-LOG = "log.csv"
 _WARM_UP_STEPS = 200
 _FLOWS: dict[str, Callable[..., Flow]] = {
     "spline": SplineFlow,
@@ -119,14 +123,14 @@ class Trainer:
         self._train, self._held_out = features[:-n_held_out], features[-n_held_out:]
         self.flow = _FLOWS[settings.flow](coordinates, data.temperature, **settings.flow_settings())
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
-        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate)
+        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate, fused=True)
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._fast, self._exact = _potentials(system)
+        self._fast, self._exact = training_potentials(system)
         reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
         self._energies = reduced.float()
         cut = float(reduced.max()) + settings.energy_margin
         self._kl = ReverseKL(self._fast, data.temperature, cut)
-        self.step, self.seconds, self.n_energy_evaluations = 0, 0.0, 0
+        self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
         self.n_skipped = 0
         self.log: list[dict[str, float]] = []
         self._best: dict[str, torch.Tensor] | None = None
@@ -136,7 +140,7 @@ class Trainer:
     def run(self, progress: bool = False) -> None:
         """Train until the last step, or until early stopping."""
         settings = self.settings
-        with _Bar(progress, settings.n_steps) as bar:
+        with TrainingBar(progress, "training", settings.n_steps) as bar:
             while self.step < settings.n_steps and not self._out_of_patience():
                 start = time.perf_counter()
                 self._one_step()
@@ -145,7 +149,12 @@ class Trainer:
                 if self.step % settings.validation_interval == 0 or self.step == settings.n_steps:
                     self._validate()
                     self.checkpoint()
-                bar.show(self.step, self.log)
+                bar.show(self.step, self._latest())
+
+    def _latest(self) -> str:
+        if not self.log:
+            return ""
+        return f"ESS {self.log[-1]['ess']:.1%}, held-out NLL {self.log[-1]['held_out_nll']:.2f}"
 
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self._since_best
@@ -169,7 +178,6 @@ class Trainer:
         loss = (1.0 - weight) * loss_ml + settings.dispersion_weight_at(fraction) * loss_ld
         if weight > 0:
             kl, ess = self._kl(self.flow, settings.kl_batch_size, self._generator)
-            self.n_energy_evaluations += settings.kl_batch_size
             loss_kl = float(kl.detach())
             loss = loss + weight * kl
         self._optimizer.zero_grad()
@@ -181,8 +189,7 @@ class Trainer:
             self.n_skipped += 1
         decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for averaged, current in zip(self.average.parameters(), self.flow.parameters(), strict=True):
-                averaged.lerp_(current, 1.0 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1.0 - decay)
         self._recent.append((float(loss_ml.detach()), float(loss_ld.detach()), loss_kl, ess))
 
     def _temperature_ratio(self) -> float:
@@ -204,7 +211,6 @@ class Trainer:
             positions, momenta, log_q = self.average.joint_sample(n, temperature, generator=draw)
             log_q = log_q - self.average.momenta_log_prob(momenta)
             reduced = self._exact.energy(positions) / thermal_energy(temperature)
-        self.n_energy_evaluations += n
         finite = torch.isfinite(reduced)
         log_weights = torch.where(finite, -reduced - log_q, -torch.inf).numpy()
         # KL(q || p) up to log Z. A few clashes would own its mean, so the highest 1 % are left out here.
@@ -238,13 +244,10 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write the run's state, so that `resume` continues from here."""
-        from safetensors.torch import save
-
-        tensors = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in (self._best or {}).items()}
-        for index, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors = prefixed("flow.", self.flow.state_dict())
+        tensors |= prefixed("average.", self.average.state_dict())
+        tensors |= prefixed("best.", self._best)
+        tensors |= prefixed("adam.", optimizer_state(self._optimizer))
         tensors["generator"] = self._generator.get_state()
         header = {
             "identity": self.identity,
@@ -256,10 +259,8 @@ class Trainer:
             "n_skipped": self.n_skipped,
             "log": self.log,
         }
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        content = save(contiguous, metadata={"openmm_bg_training": json.dumps(header)})
-        atomic_write_bytes(self.output / CHECKPOINT, content)
-        self._write_log()
+        write_checkpoint(self.output / CHECKPOINT, tensors, header)
+        write_log(self.output / LOG, self.log)
         if self._events is not None:
             self._events.write(self.log)
 
@@ -270,36 +271,29 @@ class Trainer:
             InputError: If it is of another training.
             ModelFileError: If it cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self.output / CHECKPOINT
         if not path.exists():
             return
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["openmm_bg_training"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"The checkpoint {path} is truncated; remove it to start anew.") from error
+        header, tensors = read_checkpoint(path)
         if header["identity"] != json.loads(json.dumps(self.identity)):
             raise InputError(
                 f"{self.output} holds an interrupted training with other data or settings; repeat its settings "
                 "to continue it, or choose another output directory."
             )
-        self.flow.load_state_dict(_part(tensors, "flow."))
-        self.average.load_state_dict(_part(tensors, "average."))
-        self._best = _part(tensors, "best.") or None
+        self.flow.load_state_dict(part(tensors, "flow."))
+        self.average.load_state_dict(part(tensors, "average."))
+        self._best = part(tensors, "best.") or None
         self._generator.set_state(tensors["generator"])
-        adam = self._optimizer.state_dict()
-        adam["state"] = {}
-        for name, tensor in _part(tensors, "adam.").items():
-            index, key = name.split(".", 1)
-            adam["state"].setdefault(int(index), {})[key] = tensor
-        self._optimizer.load_state_dict(adam)
-        self.step, self.seconds = header["step"], header["seconds"]
-        self.n_energy_evaluations, self.log = header["n_energy_evaluations"], header["log"]
+        restore_optimizer(self._optimizer, part(tensors, "adam."))
+        self.step, self.seconds, self.log = header["step"], header["seconds"], header["log"]
+        self._n_evaluations_before = header["n_energy_evaluations"]
         self._best_score = math.inf if header["best_score"] is None else header["best_score"]
         self._since_best, self.n_skipped = header["since_best"], header["n_skipped"]
+
+    @property
+    def n_energy_evaluations(self) -> int:
+        """Energy evaluations so far, as the potentials have counted them."""
+        return self._n_evaluations_before + self._fast.n_evaluations + self._exact.n_evaluations
 
     def finish(self) -> BoltzmannGenerator:
         """Save the best model and remove the checkpoint."""
@@ -320,21 +314,13 @@ class Trainer:
             data=self.data.record,
         )
         generator = BoltzmannGenerator(self.average, self._exact, system=self.data.system, record=record)
-        self._write_log()
+        write_log(self.output / LOG, self.log)
         # The checkpoint stays until the model is whole.
         generator.save(self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
         if self._events is not None:
             self._events.close()
         return generator
-
-    def _write_log(self) -> None:
-        text = io.StringIO()
-        if self.log:
-            writer = csv.DictWriter(text, fieldnames=list(self.log[0]))
-            writer.writeheader()
-            writer.writerows(self.log)
-        atomic_write_text(self.output / LOG, text.getvalue())
 
 
 class _Densities:
@@ -370,44 +356,6 @@ def _features(coordinates: Coordinates, positions: np.ndarray) -> torch.Tensor:
     return torch.cat([coordinates.forward(part)[0].float() for part in parts])
 
 
-def _potentials(system: Any) -> tuple[Potential, Potential]:
-    """Return a fast potential for gradients and an exact one for weights."""
-    try:
-        exact = TorchPotential.from_system(system)
-    except TranslationError:
-        raise  # a wrong translation is a defect, not a force that is not supported
-    except InputError:  # a force that is not translated
-        return OpenMMPotential(system, dtype=torch.float32), OpenMMPotential(system)
-    return exact.to(dtype=torch.float32), exact
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _mean(values: np.ndarray) -> float:
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else math.nan
-
-
-class _Bar:
-    """A rich progress bar with the latest validation, or nothing."""
-
-    def __init__(self, show: bool, n_steps: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, TextColumn("{task.description}"), disable=not show)
-        self._n_steps = n_steps
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        self._task = self._progress.add_task("", total=self._n_steps)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._progress.stop()
-
-    def show(self, step: int, log: list[dict[str, float]]) -> None:
-        last = f"ESS {log[-1]['ess']:.1%}, held-out NLL {log[-1]['held_out_nll']:.2f}" if log else ""
-        self._progress.update(self._task, completed=step, description=last)

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from openmm_bg import __version__, cli
+from openmm_bg.annealing import AnnealingSettings
 from openmm_bg.exchange import run_parallel_tempering
 from openmm_bg.simulation import SimulationSettings
 from openmm_bg.training import TrainingSettings
@@ -21,6 +22,7 @@ COMMANDS = [
     "check",
     "simulate",
     "train",
+    "anneal",
     "sample",
     "exchange",
     "ramachandran",
@@ -68,7 +70,8 @@ def test_every_option_has_a_description():
 
 
 @pytest.mark.parametrize(
-    ("command", "settings"), [("simulate", SimulationSettings), ("train", TrainingSettings)]
+    ("command", "settings"),
+    [("simulate", SimulationSettings), ("train", TrainingSettings), ("anneal", AnnealingSettings)],
 )
 def test_options_are_the_settings_with_their_defaults(command, settings):
     found = parameters(command)

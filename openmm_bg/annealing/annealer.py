@@ -1,0 +1,439 @@
+"""Temperature annealing of a flow: resumable, logged, guarded against collapse."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from openmm_bg import statistics
+from openmm_bg.annealing.buffer import Labelled, SampleBuffer
+from openmm_bg.annealing.coverage import Coverage
+from openmm_bg.annealing.rungs import next_temperature
+from openmm_bg.annealing.settings import AnnealingSettings
+from openmm_bg.annealing.target import RoundFigures, Target
+from openmm_bg.errors import InputError
+from openmm_bg.files import provenance
+from openmm_bg.flows import PositionFlow, SplineFlow
+from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
+from openmm_bg.training.checkpoint import (
+    optimizer_state,
+    part,
+    prefixed,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from openmm_bg.training.data import TrainingData
+from openmm_bg.training.potentials import training_potentials
+from openmm_bg.training.progress import LOG, TrainingBar, write_log
+from openmm_bg.units import thermal_energy
+
+_WARM_UP_STEPS = 100
+_COVERAGE_SAMPLES = 2000
+_VALIDATION_CLIP = 1e-3  # a single heavy sample shall not decide which flow is the best
+
+
+def anneal(
+    generator: BoltzmannGenerator,
+    output: str | Path,
+    settings: AnnealingSettings | None = None,
+    *,
+    data: TrainingData | None = None,
+    progress: bool = False,
+) -> BoltzmannGenerator:
+    """Anneal a flow to a lower temperature, or continue an interrupted annealing.
+
+    No configurations from below the training temperature are needed: the flow's own samples, with their energies,
+    are the data. The output directory becomes the model; ``log.csv`` in it has a row for every validation. An
+    interrupted run leaves a checkpoint there, from which the same call continues.
+
+    Args:
+        generator: The generator, trained at a higher temperature.
+        output: The directory.
+        settings: The settings.
+        data: Molecular dynamics at the training temperature, whose energies are used again.
+        progress: Show a progress bar with the latest figures.
+
+    Returns:
+        The annealed generator, saved in the directory.
+
+    Raises:
+        InputError: If generator or data are unsuitable, or the directory holds a finished model, or an
+            interrupted annealing of another model or of other settings.
+    """
+    annealer = Annealer(generator, Path(output), settings or AnnealingSettings(), data)
+    annealer.resume()
+    annealer.run(progress)
+    return annealer.finish()
+
+
+class Annealer:
+    """The state of an annealing run; `anneal` is the usual way to use it."""
+
+    def __init__(
+        self,
+        generator: BoltzmannGenerator,
+        output: Path,
+        settings: AnnealingSettings,
+        data: TrainingData | None = None,
+    ) -> None:
+        _check(generator, output, settings, data)
+        self.generator, self.output, self.settings = generator, output, settings
+        self.identity = {
+            "flow": _checksum(generator.flow.state_dict()),
+            "system_hash": generator.system_hash,
+            "data_checksum": None if data is None else float(np.sum(data.energies, dtype=np.float64)),
+            "settings": dataclasses.asdict(settings),
+        }
+        flow = generator.flow
+        self.flow: PositionFlow = flow.with_condition() if settings.conditioned else copy.deepcopy(flow)
+        self.flow.set_dtype(torch.float32)
+        self.flow.train().requires_grad_(True)
+        self.average = copy.deepcopy(self.flow).requires_grad_(False)
+        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate, fused=True)
+        self._random = torch.Generator().manual_seed(settings.seed)
+        self._fast, self._exact = training_potentials(generator.system)
+        self.target = Target(
+            self._fast,
+            flow.temperature,
+            energy_margin=settings.energy_margin,
+            weight_clip=settings.weight_clip,
+        )
+        self.buffer, self.coverage = SampleBuffer(settings.buffer_rounds), Coverage()
+        self._data = data
+        self._labelled_data: Labelled | None = None
+        self.lowest = flow.temperature
+        self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
+        self.n_skipped, self.n_restored, self._rate_factor = 0, 0, 1.0
+        self.log: list[dict[str, float]] = []
+        self.rungs: list[dict[str, float]] = []
+        self._best: dict[str, torch.Tensor] | None = None
+        self._best_figures: dict[str, float] = {}
+        self._recent: list[float] = []
+
+    @property
+    def n_energy_evaluations(self) -> int:
+        """Energy evaluations so far, as the potentials have counted them."""
+        return self._n_evaluations_before + self._fast.n_evaluations + self._exact.n_evaluations
+
+    def run(self, progress: bool = False) -> None:
+        """Anneal until the last step."""
+        settings = self.settings
+        with TrainingBar(progress, "annealing", settings.n_steps) as bar:
+            while self.step < settings.n_steps:
+                start = time.perf_counter()
+                self._lower()
+                figures = self._new_round()
+                before = self.step
+                for _ in range(min(settings.steps_per_round, settings.n_steps - self.step)):
+                    self._one_step()
+                    self.step += 1
+                    bar.show(self.step, self._latest())
+                interval = settings.validation_interval
+                last = self.step >= settings.n_steps
+                if self.step // interval > before // interval or last:
+                    self._validate(figures)
+                self.seconds += time.perf_counter() - start
+                if self.step // interval > before // interval or last:
+                    self.checkpoint()
+            bar.show(self.step, self._latest())
+
+    def _latest(self) -> str:
+        if not self.log:
+            return f"{self.lowest:g} K"
+        return f"{self.log[-1]['lowest']:g} K, ESS {self.log[-1]['ess']:.1%}"
+
+    def _lower(self) -> None:
+        """Take in a lower temperature, if the flow bears one."""
+        settings = self.settings
+        if self.lowest <= settings.temperature:
+            return
+        found = next_temperature(
+            self.average, self.target, self.lowest, settings.temperature, settings.rung_ess, self._random
+        )
+        if found < self.lowest:
+            self.lowest = found
+            self.rungs.append({"temperature": found, "step": self.step})
+            self._best, self._best_figures = None, {}
+
+    def _new_round(self) -> list[RoundFigures]:
+        settings, top = self.settings, self.flow.temperature
+        if settings.conditioned and self.lowest < top:
+            n = settings.n_temperatures - 1
+            lowest_size = math.ceil(settings.lowest_share * settings.round_size)
+            # One random temperature in each of n equal intervals of log T.
+            places = (torch.arange(n) + torch.rand(n, generator=self._random)) / n
+            others = (self.lowest * (top / self.lowest) ** places.double()).tolist()
+            sizes = [lowest_size, *[(settings.round_size - lowest_size) // n] * n]
+            temperatures = [self.lowest, *others]
+        else:
+            temperatures, sizes = [self.lowest], [settings.round_size]
+        samples, figures = self.target.draw(self.flow, temperatures, sizes, self._random)
+        if not len(samples):
+            raise InputError(
+                "No sample of the flow has a finite energy; the annealing came to no usable model."
+            )
+        self.buffer.add(samples)
+        if not self.coverage.sets and top not in temperatures:
+            begun, _ = self.target.draw(self.average, [top], [settings.round_size], self._random)
+            self.coverage.keep("highest", begun, _COVERAGE_SAMPLES, self._random)
+        if "lowest" not in self.coverage.sets or (self.rungs and self.rungs[-1]["step"] == self.step):
+            at_lowest = samples[samples.ratio == samples.ratio[0]]
+            self.coverage.keep("lowest", at_lowest, _COVERAGE_SAMPLES, self._random)
+        return figures
+
+    def _one_step(self) -> None:
+        settings, fraction = self.settings, self.step / self.settings.n_steps
+        warm_up = min(1.0, (self.step + 1) / max(1, min(_WARM_UP_STEPS, settings.n_steps // 10)))
+        cosine = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self._rate_factor * warm_up * cosine
+        batch = self._batch()
+        log_q = self.flow.state_log_prob(batch.features, batch.ratio)
+        deviation = log_q - batch.log_target
+        # In kT of the training temperature, so that every temperature counts alike.
+        loss = functional.huber_loss(deviation, torch.zeros_like(deviation), delta=settings.huber)
+        self._optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.max_gradient_norm)
+        if torch.isfinite(norm):
+            self._optimizer.step()
+        else:  # left out, and counted
+            self.n_skipped += 1
+        decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1.0 - decay)
+        self._recent.append(float(loss.detach()))
+
+    def _batch(self) -> Labelled:
+        settings = self.settings
+        n_data = round(settings.data_share * settings.batch_size) if self._data is not None else 0
+        n_resampled = round(settings.resampled_share * settings.batch_size)
+        n_even = settings.batch_size - n_resampled - n_data
+        batch = self.buffer.draw(n_even, n_resampled, self._random)
+        if not n_data:
+            return batch
+        frames = self._frames()
+        chosen = torch.randint(len(frames), (n_data,), generator=self._random)
+        return Labelled.joined([batch, frames[chosen]])
+
+    def _frames(self) -> Labelled:
+        """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""
+        if self._labelled_data is None:
+            data, flow = self._data, self.generator.flow
+            _, (figures,) = self.target.draw(
+                flow, [flow.temperature], [4 * self.settings.round_size], self._random
+            )
+            parts = torch.as_tensor(data.positions, dtype=torch.float64).split(20_000)
+            features, logabsdet = (
+                torch.cat(c) for c in zip(*map(flow.coordinates.forward, parts), strict=True)
+            )
+            kept = torch.isfinite(logabsdet)
+            reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
+            log_target = (-reduced - logabsdet - figures.log_z)[kept].float()
+            ones = torch.ones(len(log_target))
+            self._labelled_data = Labelled(features[kept].float(), log_target, ones, ones.clone())
+        return self._labelled_data
+
+    def _validate(self, rounds: list[RoundFigures]) -> None:
+        """Judge the averaged flow, add a row to the log, keep it if it is the best, and guard against collapse."""
+        settings, top = self.settings, self.flow.temperature
+        middle = math.sqrt(self.lowest * top)
+        temperatures = [self.lowest, middle, top] if settings.conditioned else [self.lowest]
+        judged = [self._judged(temperature) for temperature in temperatures]
+        covered = self.coverage.covered(self.average)
+        row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "energy_evaluations": self.n_energy_evaluations,
+            "lowest": self.lowest,
+            "loss": float(np.mean(self._recent)) if self._recent else math.nan,
+            "ess": judged[0]["ess"],
+            "clipped_ess": judged[0]["clipped_ess"],
+            "pareto_k": judged[0]["pareto_k"],
+            "ess_middle": judged[len(judged) // 2]["ess"],
+            "ess_highest": judged[-1]["ess"],
+            "covered": covered,
+            "clipped_weight": max(figures.clipped_mass for figures in rounds),
+            "skipped_steps": self.n_skipped,
+            "restored": self.n_restored,
+        }
+        self._recent = []
+        self.log.append(row)
+        score = float(np.mean([math.log(max(one["clipped_ess"], 1e-6)) for one in judged]))
+        best = self._best_figures
+        if best and (
+            row["clipped_ess"] < settings.collapse_ess * best["clipped_ess"]
+            or covered < settings.covered * best["covered"]
+        ):
+            self._restore()
+        elif not best or score > best["score"]:
+            self._best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+            self._best_figures = {
+                "score": score,
+                "clipped_ess": row["clipped_ess"],
+                "covered": covered,
+                "step": self.step,
+            }
+
+    def _judged(self, temperature: float) -> dict[str, float]:
+        draw = torch.Generator().manual_seed(self.settings.seed + 1)
+        log_weights = []
+        left = self.settings.validation_samples
+        while left > 0:
+            positions, _, log_q = self.average.joint_sample(min(left, 2048), temperature, generator=draw)
+            log_weights.append(-self._exact.energy(positions) / thermal_energy(temperature) - log_q)
+            left -= 2048
+        joined = torch.cat(log_weights)
+        if not torch.isfinite(joined).any():
+            return {"ess": 0.0, "clipped_ess": 0.0, "pareto_k": math.inf}
+        joined = torch.where(torch.isfinite(joined), joined, -torch.inf).numpy()
+        return {
+            "ess": statistics.effective_sample_size(joined),
+            "clipped_ess": statistics.effective_sample_size(joined, clip=_VALIDATION_CLIP),
+            "pareto_k": statistics.pareto_k(joined),
+        }
+
+    def _restore(self) -> None:
+        """Put the best flow back, forget the samples of the worse one, and go on with smaller steps."""
+        self.flow.load_state_dict(self._best)
+        self.average.load_state_dict(self._best)
+        self._optimizer.state.clear()
+        self.buffer.clear()
+        self._rate_factor *= 0.5
+        self.n_restored += 1
+
+    def checkpoint(self) -> None:
+        """Write the run's state, so that `resume` continues from here."""
+        tensors = prefixed("flow.", self.flow.state_dict())
+        tensors |= prefixed("average.", self.average.state_dict())
+        tensors |= prefixed("best.", self._best)
+        tensors |= prefixed("adam.", optimizer_state(self._optimizer))
+        tensors |= prefixed("buffer.", self.buffer.state())
+        for name, samples in self.coverage.sets.items():
+            tensors |= prefixed(f"coverage.{name}.", samples.tensors())
+        if self._labelled_data is not None:
+            tensors |= prefixed("frames.", self._labelled_data.tensors())
+        tensors["generator"] = self._random.get_state()
+        names = ("identity", "step", "seconds", "n_energy_evaluations", "lowest", "n_skipped", "n_restored")
+        header: dict[str, Any] = {name: getattr(self, name) for name in (*names, "log", "rungs")}
+        header |= {"rate_factor": self._rate_factor, "best_figures": self._best_figures}
+        write_checkpoint(self.output / CHECKPOINT, tensors, header)
+        write_log(self.output / LOG, self.log)
+
+    def resume(self) -> None:
+        """Continue from a checkpoint, if the output directory has one.
+
+        Raises:
+            InputError: If it is of another annealing.
+            ModelFileError: If it cannot be read.
+        """
+        path = self.output / CHECKPOINT
+        if not path.exists():
+            return
+        header, tensors = read_checkpoint(path)
+        if header["identity"] != json.loads(json.dumps(self.identity)):
+            raise InputError(
+                f"{self.output} holds an interrupted annealing of another model or with other settings; repeat its "
+                "settings to continue it, or choose another output directory."
+            )
+        self.flow.load_state_dict(part(tensors, "flow."))
+        self.average.load_state_dict(part(tensors, "average."))
+        self._best = part(tensors, "best.") or None
+        restore_optimizer(self._optimizer, part(tensors, "adam."))
+        self.buffer.restore(part(tensors, "buffer."))
+        for name in ("highest", "lowest"):
+            if kept := part(tensors, f"coverage.{name}."):
+                self.coverage.sets[name] = Labelled(**kept)
+        if frames := part(tensors, "frames."):
+            self._labelled_data = Labelled(**frames)
+        self._random.set_state(tensors["generator"])
+        for name in ("step", "seconds", "lowest", "n_skipped", "n_restored", "log", "rungs"):
+            setattr(self, name, header[name])
+        self._n_evaluations_before = header["n_energy_evaluations"]
+        self._rate_factor, self._best_figures = header["rate_factor"], header["best_figures"]
+
+    def finish(self) -> BoltzmannGenerator:
+        """Save the best flow and remove the checkpoint.
+
+        Raises:
+            InputError: If the lowest temperature was not reached.
+        """
+        settings, before = self.settings, self.generator
+        if self.lowest > settings.temperature:
+            raise InputError(
+                f"The annealing came down to {self.lowest:g} K only, where the effective sample size stayed below "
+                f"{settings.rung_ess:g}; take more steps, a lower rung_ess, or a better model to begin with."
+            )
+        self.average.load_state_dict(self._best)
+        record = provenance(
+            seed=settings.seed,
+            settings=dataclasses.asdict(settings),
+            seconds=self.seconds,
+            n_energy_evaluations=self.n_energy_evaluations,
+            energies_from=self._fast.description,
+            best_step=self._best_figures["step"],
+            rungs=self.rungs,
+            log=self.log,
+        )
+        top = self.flow.temperature if settings.conditioned else 4.0 / 3.0 * settings.temperature
+        generator = BoltzmannGenerator(
+            self.average,
+            self._exact,
+            system=before.system,
+            record={**before.record, "annealing": record},
+            temperature_range=(settings.temperature, top),
+        )
+        write_log(self.output / LOG, self.log)
+        # The checkpoint stays until the model is whole.
+        generator.save(self.output)
+        (self.output / CHECKPOINT).unlink(missing_ok=True)
+        return generator
+
+
+def _check(
+    generator: BoltzmannGenerator, output: Path, settings: AnnealingSettings, data: TrainingData | None
+) -> None:
+    flow = generator.flow
+    if (output / "model.json").exists():
+        raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
+    if output.exists() and not (
+        output.is_dir() and ((output / CHECKPOINT).exists() or not any(output.iterdir()))
+    ):
+        raise InputError(f"{output} exists and holds other things; choose another output directory.")
+    if not isinstance(flow, PositionFlow):
+        raise InputError(
+            "Annealing needs a flow without momenta; a temperature-steerable flow has its temperatures built in."
+        )
+    if settings.conditioned and not isinstance(flow, SplineFlow):
+        raise InputError(
+            f"A {type(flow).__name__} cannot be conditioned on the temperature; anneal it with conditioned=False "
+            "(--single), to one temperature."
+        )
+    if not settings.temperature < flow.temperature:
+        raise InputError(
+            f"Annealing goes down: {settings.temperature:g} K is not below {flow.temperature:g} K, the temperature "
+            "of the model's training."
+        )
+    if generator.system is None:
+        raise InputError("The generator does not know its system, which annealing needs for energies.")
+    if data is not None and data.system.system_hash != generator.system_hash:
+        raise InputError("The data are of another system than the model.")
+    if data is not None and abs(data.temperature - flow.temperature) > 1e-6 * flow.temperature:
+        raise InputError(
+            f"The data are of {data.temperature:g} K, and the model was trained at {flow.temperature:g} K; "
+            "annealing takes data of the training temperature."
+        )
+
+
+def _checksum(state: dict[str, torch.Tensor]) -> float:
+    return float(sum(tensor.double().abs().sum() for tensor in state.values()))

@@ -1,0 +1,95 @@
+"""Samples with their energies, kept to be used again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass
+class Labelled:
+    """Configurations with all that a loss needs of them, computed once.
+
+    Attributes:
+        features: Features of the flow with shape=(n, n_features).
+        log_target: Log-densities of the target in the space of the features with shape=(n,), normalised as
+            well as the samples of their round tell: -u - log|d features / d positions| - log Z.
+        ratio: Their temperatures as T / T_train with shape=(n,).
+        weight: Importance weights by which they stand for the target, of mean one in their round, shape=(n,).
+    """
+
+    features: torch.Tensor
+    log_target: torch.Tensor
+    ratio: torch.Tensor
+    weight: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: torch.Tensor | slice) -> Labelled:
+        return Labelled(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: list[Labelled]) -> Labelled:
+        """Return several sets as one."""
+        columns = [[getattr(part, field.name) for part in parts] for field in fields(cls)]
+        return cls(*(torch.cat(column) for column in columns))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class SampleBuffer:
+    """The samples of the latest rounds.
+
+    Args:
+        n_rounds: How many rounds are kept.
+    """
+
+    def __init__(self, n_rounds: int) -> None:
+        self._n_rounds = n_rounds
+        self.rounds: list[Labelled] = []
+        self._all: Labelled | None = None
+
+    def add(self, samples: Labelled) -> None:
+        """Add a round; the oldest goes if there are too many."""
+        self.rounds = [*self.rounds, samples][-self._n_rounds :]
+        self._all = None
+
+    def clear(self) -> None:
+        """Forget all rounds."""
+        self.rounds, self._all = [], None
+
+    def draw(self, n: int, resampled: int, generator: torch.Generator) -> Labelled:
+        """Draw a batch.
+
+        Args:
+            n: How many are drawn evenly.
+            resampled: How many are drawn by their weights, in addition.
+            generator: Source of randomness.
+        """
+        if self._all is None:
+            self._all = Labelled.joined(self.rounds)
+            # Inverse transform sampling: torch.multinomial is slow, and takes 2^24 categories at most.
+            self._cumulative = self._all.weight.double().cumsum(0)
+        even = torch.randint(len(self._all), (n,), generator=generator)
+        uniform = torch.rand(resampled, generator=generator, dtype=torch.float64) * self._cumulative[-1]
+        weighted = torch.searchsorted(self._cumulative, uniform).clamp_max(len(self._all) - 1)
+        return self._all[torch.cat([even, weighted])]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the rounds as tensors."""
+        return {
+            f"{i}.{name}": tensor
+            for i, samples in enumerate(self.rounds)
+            for name, tensor in samples.tensors().items()
+        }
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue with what `state` returned."""
+        names = [field.name for field in fields(Labelled)]
+        count = len(state) // len(names)
+        self.rounds = [Labelled(*(state[f"{i}.{name}"] for name in names)) for i in range(count)]
+        self._all = None
