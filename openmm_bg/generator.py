@@ -16,6 +16,7 @@ import torch
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
 from openmm_bg.flows import Flow, PositionFlow, flow_from_config
+from openmm_bg.models import find_model
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
@@ -250,7 +251,8 @@ class BoltzmannGenerator:
         """Read a model that `save` wrote. Nothing in it is executed.
 
         Args:
-            directory: The model's directory.
+            directory: The model's directory, or the name of a model that comes with the package
+                ("alanine_dipeptide").
             device: Where flow and potential compute.
             dtype: Precision of the network when it draws; densities and energies are float64 anyway.
 
@@ -260,7 +262,7 @@ class BoltzmannGenerator:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        directory = Path(directory).expanduser().resolve()
+        directory = find_model(directory)
         header = read_header(directory)
         check_files(directory, header)
         flow = flow_from_config(header["flow"])
@@ -296,7 +298,7 @@ def model_hash(directory: str | Path) -> str:
     Raises:
         ModelFileError: If there is no model.
     """
-    directory = Path(directory)
+    directory = find_model(directory)
     read_header(directory)
     return _sha256(directory / _HEADER)
 
@@ -307,7 +309,7 @@ def read_header(directory: str | Path) -> dict[str, Any]:
     Raises:
         ModelFileError: If there is no model, or this version cannot read it.
     """
-    path = Path(directory) / _HEADER
+    path = find_model(directory) / _HEADER
     if not path.is_file():
         raise ModelFileError(f"There is no model in {directory} (no {_HEADER}).")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from openmm_bg.errors import InputError
 from openmm_bg.systems.alanine_dipeptide import alanine_dipeptide
@@ -34,6 +35,7 @@ _TOYS = (
 )  # functions of this module, with parameters
 _BUILDERS: dict[str, Callable[[], MolecularSystem]] = {
     "alanine_dipeptide": alanine_dipeptide,
+    "alanine_dipeptide_vacuum": partial(alanine_dipeptide, solvent=False),
     "chignolin": chignolin,
 }
 

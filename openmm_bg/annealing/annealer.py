@@ -183,7 +183,7 @@ class Annealer:
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
         self.buffer.add(samples)
-        if not self.coverage.sets and top not in temperatures:
+        if settings.conditioned and "highest" not in self.coverage.sets:
             begun, _ = self.target.draw(self.average, [top], [settings.round_size], self._random)
             self.coverage.keep("highest", begun, _COVERAGE_SAMPLES, self._random)
         if "lowest" not in self.coverage.sets or (self.rungs and self.rungs[-1]["step"] == self.step):

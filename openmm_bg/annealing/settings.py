@@ -59,7 +59,7 @@ class AnnealingSettings:
     n_temperatures: int = 8
     lowest_share: float = 0.5
     resampled_share: float = 0.5
-    weight_clip: float = 1e-3
+    weight_clip: float = 1e-4
     data_share: float = 0.1
     rung_ess: float = 0.2
     learning_rate: float = 1e-3

@@ -69,7 +69,7 @@ def anneal(
     ] = 0.5,
     weight_clip: Annotated[
         float, typer.Option(help="Part of the weights clipped before that.", rich_help_panel=_ROUNDS)
-    ] = 1e-3,
+    ] = 1e-4,
     data_share: Annotated[
         float, typer.Option(help="Share of a batch from the data.", rich_help_panel=_ROUNDS)
     ] = 0.1,

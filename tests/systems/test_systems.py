@@ -45,6 +45,17 @@ def test_alanine_dipeptide_is_that_of_openmmtools(alanine, md_configurations, re
     np.testing.assert_array_equal(alanine.masses, masses)
 
 
+def test_alanine_dipeptide_in_vacuum(md_positions, reference_energies_and_forces):
+    from openmmtools.testsystems import AlanineDipeptideVacuum
+
+    ours, theirs = systems.load("alanine_dipeptide_vacuum"), AlanineDipeptideVacuum(constraints=None)
+    assert ours.name == "alanine_dipeptide_vacuum"
+    expected = reference_energies_and_forces(theirs.system, md_positions[::50])
+    found = reference_energies_and_forces(ours.system, md_positions[::50])
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-6)
+
+
 def test_alanine_dipeptide(alanine):
     assert alanine.name == "alanine_dipeptide"
     assert alanine.n_atoms == 22
@@ -67,9 +78,10 @@ def test_each_load_is_independent():
 
 
 def test_names():
-    assert systems.names() == ["alanine_dipeptide", "chignolin"]
+    assert systems.names() == ["alanine_dipeptide", "alanine_dipeptide_vacuum", "chignolin"]
     with pytest.raises(
-        InputError, match=r"no system called 'chignolin2'; the systems are: alanine_dipeptide, chignolin\."
+        InputError,
+        match=r"no system called 'chignolin2'; the systems are: alanine_dipeptide, .*, chignolin\.",
     ):
         systems.load("chignolin2")
 
