@@ -17,6 +17,7 @@ from torch.nn import functional
 from openmm_bg import statistics
 from openmm_bg.annealing.buffer import Labelled, SampleBuffer
 from openmm_bg.annealing.coverage import Coverage
+from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
@@ -107,6 +108,9 @@ class Annealer:
             flow.temperature,
             energy_margin=settings.energy_margin,
             weight_clip=settings.weight_clip,
+            importance_sampling=AnnealedImportanceSampling(settings.ais_distributions)
+            if settings.ais_distributions
+            else None,
         )
         self.buffer, self.coverage = SampleBuffer(settings.buffer_rounds), Coverage()
         self._data = data
@@ -177,7 +181,7 @@ class Annealer:
             temperatures = [self.lowest, *others]
         else:
             temperatures, sizes = [self.lowest], [settings.round_size]
-        samples, figures = self.target.draw(self.flow, temperatures, sizes, self._random)
+        samples, figures = self.target.draw(self.flow, temperatures, sizes, self._random, moved=True)
         if not len(samples):
             raise InputError(
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
@@ -326,6 +330,8 @@ class Annealer:
         tensors["generator"] = self._random.get_state()
         names = ("identity", "step", "seconds", "n_energy_evaluations", "lowest", "n_skipped", "n_restored")
         header: dict[str, Any] = {name: getattr(self, name) for name in (*names, "log", "rungs")}
+        if self.target.importance_sampling is not None:
+            header["ais_step_size"] = self.target.importance_sampling.step_size
         header |= {"rate_factor": self._rate_factor, "best_figures": self._best_figures}
         write_checkpoint(self.output / CHECKPOINT, tensors, header)
         write_log(self.output / LOG, self.log)
@@ -359,6 +365,8 @@ class Annealer:
         self._random.set_state(tensors["generator"])
         for name in ("step", "seconds", "lowest", "n_skipped", "n_restored", "log", "rungs"):
             setattr(self, name, header[name])
+        if self.target.importance_sampling is not None:
+            self.target.importance_sampling.step_size = header["ais_step_size"]
         self._n_evaluations_before = header["n_energy_evaluations"]
         self._rate_factor, self._best_figures = header["rate_factor"], header["best_figures"]
 

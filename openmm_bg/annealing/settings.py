@@ -31,6 +31,8 @@ class AnnealingSettings:
         lowest_share: The share of a round at the lowest temperature.
         resampled_share: The share of a batch that is resampled by importance weight.
         weight_clip: The part of a round, the largest weights, that is clipped before that resampling.
+        ais_distributions: Intermediate distributions of annealed importance sampling, which moves the samples of a
+            round towards where the flow's density is too low (five energies for each); none if 0.
         data_share: The share of a batch that are frames of molecular dynamics, if there are any.
         rung_ess: The lowest effective sample size, as a fraction, at which a lower temperature is taken in.
         learning_rate: Adam's step size at the start; it falls along a cosine to a hundredth.
@@ -60,6 +62,7 @@ class AnnealingSettings:
     lowest_share: float = 0.5
     resampled_share: float = 0.5
     weight_clip: float = 1e-4
+    ais_distributions: int = 0
     data_share: float = 0.1
     rung_ess: float = 0.2
     learning_rate: float = 1e-3
@@ -85,6 +88,8 @@ class AnnealingSettings:
         for name in (*names, "collapse_ess", "covered"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        if self.ais_distributions < 0:
+            raise InputError(f"ais_distributions must not be negative, and is {self.ais_distributions}.")
         if self.resampled_share + self.data_share > 1:
             raise InputError("resampled_share and data_share must not add up to more than 1.")
         if self.round_size < 100 * self.n_temperatures:

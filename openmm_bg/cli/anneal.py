@@ -70,6 +70,10 @@ def anneal(
     weight_clip: Annotated[
         float, typer.Option(help="Part of the weights clipped before that.", rich_help_panel=_ROUNDS)
     ] = 1e-4,
+    ais_distributions: Annotated[
+        int,
+        typer.Option(help="Distributions of annealed importance sampling; 0: none.", rich_help_panel=_ROUNDS),
+    ] = 0,
     data_share: Annotated[
         float, typer.Option(help="Share of a batch from the data.", rich_help_panel=_ROUNDS)
     ] = 0.1,

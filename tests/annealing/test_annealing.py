@@ -124,10 +124,12 @@ def test_single_temperature(toy, hot, tmp_path):
     assert single.temperature_range == (COLD, pytest.approx(4.0 / 3.0 * COLD))
 
 
-def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ais", [0, 2])
+def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch, ais):
     """Every configuration whose energy is computed is counted once."""
     seen = []
-    annealer = Annealer(hot, tmp_path / "model", dataclasses.replace(SMALL, n_steps=100))
+    settings = dataclasses.replace(SMALL, n_steps=100, ais_distributions=ais)
+    annealer = Annealer(hot, tmp_path / "model", settings)
     for potential in (annealer._fast, annealer._exact):
         evaluate = potential._evaluate
         monkeypatch.setattr(
@@ -139,9 +141,9 @@ def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch):
     assert int(rows_of(tmp_path / "model")[-1]["energy_evaluations"]) == sum(seen)
 
 
-@pytest.mark.parametrize("with_data", [False, True])
-def test_interrupted_annealing_resumes_exactly(hot, data, tmp_path, monkeypatch, with_data):
-    settings = dataclasses.replace(SMALL, n_steps=200)
+@pytest.mark.parametrize(("with_data", "ais"), [(False, 0), (True, 0), (False, 2)])
+def test_interrupted_annealing_resumes_exactly(hot, data, tmp_path, monkeypatch, with_data, ais):
+    settings = dataclasses.replace(SMALL, n_steps=200, ais_distributions=ais)
     used = data if with_data else None
     whole = anneal(hot, tmp_path / "whole", settings, data=used)
     step = Annealer._one_step
@@ -220,6 +222,16 @@ def test_a_lost_mode_is_seen(toy):
             return torch.as_tensor(toy.log_prob(features[:, :2].double().numpy(), HOT)).float()
 
     assert coverage.covered(Whole()) == 1.0
+
+
+def test_with_annealed_importance_sampling(toy, hot, tmp_path):
+    settings = dataclasses.replace(SMALL, n_steps=150, ais_distributions=3)
+    annealed = anneal(hot, tmp_path / "model", settings)
+    samples = annealed.sample(5000, COLD, seed=1)
+    assert samples.ess() > 0.8
+    exact = 1.0 - float(toy.marginal_cdf(toy.barrier, COLD))
+    found = weighted_mean(right_well(toy, samples.positions), samples.log_weights)
+    assert abs(found.value - exact) < 3.5 * found.stderr
 
 
 def test_rungs(toy, hot):
