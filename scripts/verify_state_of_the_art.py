@@ -1,0 +1,105 @@
+"""Measure the acceptance figures of alanine dipeptide at 300 K, and write docs/results/state_of_the_art.json.
+
+Resumable: every part keeps its outputs in --work, and continues where it was interrupted. Parts that are not
+asked for keep their rows. The part "annealed" judges the model in --model, which openmm-bg anneal made.
+
+Example: python scripts/verify_state_of_the_art.py --part hour --part multiple-try
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "state_of_the_art.json"
+
+
+def openmm_bg(arguments: list[str]) -> None:
+    """Run a command line of openmm-bg."""
+    print("openmm-bg", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "openmm_bg.cli", *arguments], check=True)
+
+
+def hour(work: Path, _: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """From nothing to 300 K within an hour."""
+    from openmm_bg.reproduction.state_of_the_art import hour_commands, hour_rows, run_commands
+
+    stages = run_commands(work / "hour", hour_commands(work / "hour"), openmm_bg)
+    yield from hour_rows(work / "hour", stages)
+
+
+def annealed(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A million samples of the annealed model."""
+    from openmm_bg.generator import read_header
+    from openmm_bg.reproduction.state_of_the_art import annealed_rows, many_samples
+
+    samples = many_samples(arguments.model, 1_000_000, 1, work / "annealed_300K.npz")
+    yield from annealed_rows(samples, read_header(arguments.model)["record"], "annealed")
+
+
+def multiple_try(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The multiple-try move: exactness, and how often it changes the configuration."""
+    from openmm_bg.reproduction.multiple_try import alanine_rows, chance_rows, double_well_rows
+    from openmm_bg.training import load_data
+
+    data = work / "data_300K"
+    ladder = [word for t in (378, 476, 600, 756, 952) for word in ("--ladder", str(t))]
+    if not (data / "provenance.json").exists():
+        openmm_bg(
+            ["simulate", "alanine_dipeptide", "-T", "300", *ladder, "--walkers", "64", "--frames", "12800"]
+            + [
+                "--interval",
+                "200",
+                "--burn-in",
+                "20000",
+                "--hot-start",
+                "952",
+                "--seed",
+                "5",
+                "-o",
+                str(data),
+            ]
+        )
+    yield from double_well_rows(work / "toys")
+    yield from alanine_rows(arguments.weak_model, load_data(data))
+    yield from chance_rows(arguments.weak_model)
+
+
+PARTS = {"hour": hour, "annealed": annealed, "multiple-try": multiple_try}
+
+
+def main() -> int:
+    """Measure the parts that are asked for, and write and print all rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", action="append", choices=sorted(PARTS), help="all if not given")
+    parser.add_argument("--work", type=Path, default=Path("verify_state_of_the_art"), help="outputs")
+    parser.add_argument("--model", type=Path, default=Path("alanine_dipeptide"), help="the annealed model")
+    parser.add_argument("--weak-model", type=Path, help="a model for the multiple-try move")
+    arguments = parser.parse_args()
+    arguments.weak_model = arguments.weak_model or arguments.work / "hour" / "model"
+
+    from openmm_bg.errors import InputError
+    from openmm_bg.files import atomic_write_json
+
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    try:
+        for part in arguments.part or PARTS:
+            found = [{**row, "part": part} for row in PARTS[part](arguments.work, arguments)]
+            rows = [row for row in rows if row["part"] != part] + found
+            atomic_write_json(RESULTS, rows)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for row in rows:
+        print("ok  " if row["holds"] else "goal" if row.get("goal") else "FAIL", row["line"], row["value"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
