@@ -47,23 +47,10 @@ def multiple_try(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str
     from openmm_bg.training import load_data
 
     data = work / "data_300K"
-    ladder = [word for t in (378, 476, 600, 756, 952) for word in ("--ladder", str(t))]
     if not (data / "provenance.json").exists():
-        openmm_bg(
-            ["simulate", "alanine_dipeptide", "-T", "300", *ladder, "--walkers", "64", "--frames", "12800"]
-            + [
-                "--interval",
-                "200",
-                "--burn-in",
-                "20000",
-                "--hot-start",
-                "952",
-                "--seed",
-                "5",
-                "-o",
-                str(data),
-            ]
-        )
+        ladder = [word for t in (378, 476, 600, 756, 952) for word in ("--ladder", str(t))]
+        sizes = "--walkers 64 --frames 12800 --interval 200 --burn-in 20000 --hot-start 952 --seed 5"
+        openmm_bg(["simulate", "alanine_dipeptide", "-T", "300", *ladder, *sizes.split(), "-o", str(data)])
     yield from double_well_rows(work / "toys")
     yield from alanine_rows(arguments.weak_model, load_data(data))
     yield from chance_rows(arguments.weak_model)

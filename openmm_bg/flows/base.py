@@ -320,9 +320,11 @@ def sample_steerable_base(
 
 def steerable_base_log_prob(z: torch.Tensor, circular: torch.Tensor, ratio: Ratio) -> torch.Tensor:
     """Return the log-density of `sample_steerable_base` with shape=(batch,)."""
-    normal = z[:, ~circular]
-    n_angles = z.shape[1] - normal.shape[1]
+    # Without a boolean mask, which would make the host wait for a GPU.
+    squares = torch.where(circular, 0.0, z).square().sum(1)
+    n_angles = circular.sum().to(z.dtype)
+    n_normal = z.shape[1] - n_angles
     log_ratio = ratio.log().to(z) if isinstance(ratio, torch.Tensor) else math.log(ratio)
     ratio = ratio.to(z) if isinstance(ratio, torch.Tensor) else ratio
-    constant = 0.5 * normal.shape[1] * (math.log(2.0 * math.pi) + log_ratio)
-    return -0.5 * normal.square().sum(1) / ratio - (constant + n_angles * math.log(2.0 * math.pi))
+    constant = 0.5 * n_normal * (math.log(2.0 * math.pi) + log_ratio) + n_angles * math.log(2.0 * math.pi)
+    return -0.5 * squares / ratio - constant
