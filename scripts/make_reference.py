@@ -3,9 +3,9 @@
 The reference of alanine dipeptide at 300 K was made by:
 
     openmm-bg simulate alanine_dipeptide --temperature 300 --ladder 378 --ladder 476 --ladder 600 --ladder 756 \\
-        --ladder 952 --walkers 64 --frames 320000 --interval 50 --burn-in 40000 --hot-start 952 --seed 7 \\
-        --output reference_300K
-    python scripts/make_reference.py reference_300K --output systems/data
+        --ladder 952 --walkers 128 --frames 1433600 --interval 50 --burn-in 40000 --hot-start 952 --seed 8 \\
+        --output reference_300K_long
+    python scripts/make_reference.py reference_300K_long --output systems/data --thin 18
 """
 
 import argparse
@@ -19,11 +19,16 @@ def main() -> None:
     )
     parser.add_argument("simulation", type=Path, help="output directory of openmm-bg simulate")
     parser.add_argument("--output", type=Path, default=Path("systems/data"), help="folder to write")
+    parser.add_argument("--discard", type=float, default=0.1, help="first part of each walker to leave out")
+    parser.add_argument("--thin", type=int, default=4, help="every how many frames of a walker one is kept")
     arguments = parser.parse_args()
 
     from openmm_bg.reference import make_reference
 
-    print(make_reference(arguments.simulation, arguments.output))
+    path = make_reference(
+        arguments.simulation, arguments.output, discard=arguments.discard, thin=arguments.thin
+    )
+    print(path)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,14 @@ def multiple_try(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str
     yield from chance_rows(arguments.weak_model)
 
 
-PARTS = {"hour": hour, "annealed": annealed, "multiple-try": multiple_try}
+def reference(*_: Any) -> Iterator[dict[str, Any]]:
+    """The references without any flow, against each other."""
+    from openmm_bg.reproduction.state_of_the_art import reference_rows
+
+    yield from reference_rows()
+
+
+PARTS = {"reference": reference, "hour": hour, "annealed": annealed, "multiple-try": multiple_try}
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ def test_reference_of_alanine_dipeptide(alanine):
     reference = load_reference("alanine_dipeptide", 300.0)
     assert reference.record["system_hash"] == alanine.system_hash
     assert reference.record["settings"]["ladder"]  # parallel tempering, no flow
-    assert reference.ramachandran.n_walkers == 64
+    assert reference.ramachandran.n_walkers == reference.record["n_walkers"] == 128
     assert len(reference.potential_energy) == len(reference.ramachandran.phi) == reference.record["n_frames"]
     # 60 internal degrees of freedom: the energy of a harmonic molecule has the variance 60 / 2 (kT)^2.
     spread = reference.potential_energy.std() / thermal_energy(300.0)

@@ -6,6 +6,7 @@ from openmm_bg.simulation.minimization import Minimization, minimize
 from openmm_bg.simulation.run import simulate
 from openmm_bg.simulation.settings import SimulationSettings
 from openmm_bg.simulation.tempering import ParallelTempering
+from openmm_bg.simulation.umbrella import UmbrellaSettings, umbrella_sampling
 from openmm_bg.simulation.verlet import VelocityVerlet
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "Minimization",
     "ParallelTempering",
     "SimulationSettings",
+    "UmbrellaSettings",
     "VelocityVerlet",
     "minimize",
     "simulate",
+    "umbrella_sampling",
 ]
