@@ -63,7 +63,33 @@ def reference(*_: Any) -> Iterator[dict[str, Any]]:
     yield from reference_rows()
 
 
-PARTS = {"reference": reference, "hour": hour, "annealed": annealed, "multiple-try": multiple_try}
+def exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Learned replica exchange, in vacuum and in solvent."""
+    from openmm_bg.reproduction import learned_exchange as learned
+    from openmm_bg.reproduction.state_of_the_art import run_commands
+
+    vacuum, solvent = work / "vacuum", work / "solvent"
+    storage, model = vacuum / "exchange.nc", vacuum / "annealed"
+    commands = learned.vacuum_commands(vacuum)
+    commands["exchange"] = learned.exchange_command(learned.VACUUM, model, storage, 20_000)
+    run_commands(vacuum, commands, openmm_bg)
+    expected = learned.vacuum_reference(vacuum)
+    yield from learned.rows(learned.VACUUM, model, storage, expected, vacuum / "samples.npz", 200_000)
+    storage, model = solvent / "exchange.nc", arguments.model
+    run_commands(
+        solvent, {"exchange": learned.exchange_command(learned.SOLVENT, model, storage, 20_000)}, openmm_bg
+    )
+    expected = learned.solvent_reference()
+    yield from learned.rows(learned.SOLVENT, model, storage, expected, solvent / "samples.npz", 400_000)
+
+
+PARTS = {
+    "reference": reference,
+    "hour": hour,
+    "annealed": annealed,
+    "multiple-try": multiple_try,
+    "exchange": exchange,
+}
 
 
 def main() -> int:
