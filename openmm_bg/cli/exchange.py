@@ -21,15 +21,28 @@ def exchange(
     ] = None,
     temperature_min: Annotated[float, typer.Option(help="Lowest temperature (K).")] = 300.0,
     temperature_max: Annotated[float, typer.Option(help="Highest temperature (K).")] = 600.0,
-    n_replicas: Annotated[int, typer.Option("--replicas", help="Temperatures, spaced geometrically.")] = 4,
+    n_replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas", help="Temperatures, spaced geometrically: 4, or 2 if learned, if not given."
+        ),
+    ] = None,
     n_iterations: Annotated[int, typer.Option("--iterations", help="Iterations in all.")] = 1000,
-    move: Annotated[
+    sampler: Annotated[
         str,
         typer.Option(
-            help="flow: fresh configurations; multiple-try: the same, chosen among many candidates; "
-            "latent: Monte Carlo steps in latent space."
+            help="parallel-tempering: replicas exchange configurations; learned: the flow maps these to the "
+            "other temperature first, so that two temperatures suffice."
         ),
-    ] = "flow",
+    ] = "parallel-tempering",
+    move: Annotated[
+        str | None,
+        typer.Option(
+            help="flow: fresh configurations; multiple-try: the same, chosen among many candidates; "
+            "latent: Monte Carlo steps in latent space; none: dynamics alone. If not given, flow, or none if "
+            "learned."
+        ),
+    ] = None,
     n_proposals: Annotated[
         int | None,
         typer.Option(
@@ -50,7 +63,7 @@ def exchange(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Run parallel tempering in openmmtools, with a flow move before the dynamics of every replica.
+    """Run parallel tempering in openmmtools, with a flow move before the dynamics, or exchanges by a flow's map.
 
     An interrupted run is continued by the same command, and a finished one extended by more iterations.
 
@@ -69,6 +82,7 @@ def exchange(
         temperature_max=temperature_max,
         n_replicas=n_replicas,
         n_iterations=n_iterations,
+        sampler=sampler,
         move=move,
         n_proposals=n_proposals,
         n_candidates=n_candidates,
@@ -91,12 +105,14 @@ def exchange(
         rows,
         title=f"{run.n_iterations} iterations: {output}",
     )
-    if move == "flow":
+    if run.settings.get("move", "flow") == "flow":
         say("Flow accepted: accepted over made proposals, each a fresh, independent configuration.")
-    if move == "multiple-try":
+    if run.settings.get("move") == "multiple-try":
         say(
             "Flow accepted: tries after which the configuration was a fresh, independent one, over all tries."
         )
+    if sampler == "learned":
+        say("Exchange with the next: two replicas, each mapped to the other's temperature by the flow.")
     if run.n_tuning:
         say(
             f"The first {run.n_tuning} iterations tuned the latent move's step size; energies are of those after."

@@ -13,8 +13,9 @@ from openmmtools.multistate import ParallelTemperingSampler
 from openmm_bg.errors import InputError
 from openmm_bg.mcmc import registry
 from openmm_bg.mcmc.host import host_system, reduced_energies
+from openmm_bg.mcmc.mpi import check_processes
 from openmm_bg.mcmc.proposal_move import check_model, refuse_outside
-from openmm_bg.mcmc.randomness import log_uniform, random_generator
+from openmm_bg.mcmc.randomness import draw_key, log_uniform, random_generator, stream
 from openmm_bg.mcmc.target import Target, log_density_where_finite
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
 from openmm_bg.units import kelvin, picoseconds
@@ -42,6 +43,15 @@ class _Mapped(NamedTuple):
     energies: np.ndarray
 
 
+class _Outcome(NamedTuple):
+    """What exchanges have changed: the replicas' states, mapped replicas, and counts by pairs of states."""
+
+    states: np.ndarray
+    mapped: list[_Mapped]
+    accepted: np.ndarray
+    proposed: np.ndarray
+
+
 class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
     r"""Parallel tempering that maps configurations from one temperature to the other before it exchanges them.
 
@@ -62,8 +72,11 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
 
     It is created, run, stored and resumed like openmmtools' `ParallelTemperingSampler`. With the mixing scheme
     ``"swap-all"`` an iteration pairs the replicas at random, and attempts an exchange of each pair;
-    ``"swap-neighbors"`` pairs neighbouring temperatures, from the first or the second one on. Under MPI the first
-    process exchanges, and the others take over what it did.
+    ``"swap-neighbors"`` pairs neighbouring temperatures, from the first or the second one on.
+
+    Under MPI (``mpirun -n 2 python run.py``, with mpi4py) the processes share the replicas. The first one
+    exchanges, and the others take over what it did. Moves by a flow draw the same random numbers as in a single
+    process; OpenMM's integrators have numbers of their own in each.
 
     Source: Noe, Olsson, Koehler and Wu, Science 365, eaaw1147 (2019), the maps; Invernizzi, Kraemer, Clementi and
     Noe, J. Phys. Chem. Lett. 13, 11643 (2022), learned replica exchange.
@@ -77,7 +90,8 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
             ``replica_mixing_scheme`` and so on.
 
     Raises:
-        InputError: If the model or another argument cannot be used.
+        InputError: If the model or another argument cannot be used, or mpirun has started processes that do not
+            find each other.
         ModelFileError: If the model is missing, damaged, or was changed since the run was created.
     """
 
@@ -89,6 +103,7 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         **kwargs: Any,
     ) -> None:
         """Load the model, unless this process has it already."""
+        check_processes()
         if model is None:
             raise InputError("LearnedReplicaExchangeSampler needs a model: the directory of a trained one.")
         # openmmtools stores each argument by its name, and calls this with them when it resumes.
@@ -110,8 +125,11 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         super()._pre_write_create(thermodynamic_states, *args, **kwargs)
 
     def _mix_replicas(self) -> np.ndarray:
-        """Attempt exchanges, and return the state of each replica."""
-        states, mapped, accepted, proposed = self._exchange_on_first_process()
+        """Attempt exchanges, and return the state of each replica; every process does the same."""
+        outcome = self._exchange_on_first_process()
+        if isinstance(outcome, Exception):
+            raise outcome
+        states, mapped, accepted, proposed = outcome
         self._n_accepted_matrix[:, :] = accepted
         self._n_proposed_matrix[:, :] = proposed
         for replica, positions, velocities, energies in mapped:
@@ -121,7 +139,14 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         return states
 
     @mpiplus.on_single_node(0, broadcast_result=True)
-    def _exchange_on_first_process(self) -> tuple[np.ndarray, list[_Mapped], np.ndarray, np.ndarray]:
+    def _exchange_on_first_process(self) -> _Outcome | Exception:
+        """Return what the first process has done, which alone knows all replicas, on all of them."""
+        try:
+            return self._exchange()
+        except Exception as error:  # the others wait, and would wait forever
+            return error
+
+    def _exchange(self) -> _Outcome:
         states = np.array(self._replica_thermodynamic_states)
         accepted, proposed = (np.zeros((self.n_states, self.n_states), dtype=np.int64) for _ in range(2))
         mapped = []
@@ -134,7 +159,20 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
                 accepted[[state_i, state_j], [state_j, state_i]] += 1
                 states[i], states[j] = state_j, state_i
                 mapped += [self._mapped(i, state_j, ends[0]), self._mapped(j, state_i, ends[1])]
-        return states, mapped, accepted, proposed
+        return _Outcome(states, mapped, accepted, proposed)
+
+    def _propagate_replicas(self) -> None:
+        """Propagate all replicas, each with random numbers that do not depend on the process that does it."""
+        self._stream_key = self._draw_key_on_first_process()
+        super()._propagate_replicas()
+
+    @mpiplus.on_single_node(0, broadcast_result=True)
+    def _draw_key_on_first_process(self) -> int:
+        return draw_key()
+
+    def _propagate_replica(self, replica_id: int) -> Any:
+        with stream(self._stream_key, replica_id):
+            return super()._propagate_replica(replica_id)
 
     def _pairs(self, states: np.ndarray) -> list[tuple[int, int]]:
         """Return pairs of replicas; each replica is in one of them at most, and the choice does not depend on x."""

@@ -12,7 +12,7 @@ import torch
 from openmm import app, unit
 
 from openmm_bg.errors import InputError
-from openmm_bg.mcmc.host import HostSystem
+from openmm_bg.mcmc.host import HostSystem, context_parameters, default_parameters, one_by_one
 from openmm_bg.mcmc.proposal_move import ProposalMove, check_model
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
@@ -21,14 +21,25 @@ from openmm_bg.units import kelvin, thermal_energy
 if TYPE_CHECKING:
     from openmm.app import Simulation
 
+    from openmm_bg.potentials import TorchPotential
+
+
+# [kT, and relative] What two evaluations of the same energy may differ by, in single precision.
+_SAME_KT, _SAME = 0.01, 1e-5
+_DISPLACEMENT = 0.002  # [nm] of the configuration at which they are compared
+
 
 class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
     """`openmm.app.ReplicaExchangeSampler` in which flow moves come before the dynamics of every replica.
 
     It is used as OpenMM's, states, reporters and checkpoints included; the moves are those for openmmtools
     (`FlowMove`, `MultipleTryMove`, `LatentMonteCarloMove`), and each state has copies of its own. Energies are
-    those of the simulation's Context in the replica's state, whatever the states differ in. If it is the
-    temperature alone, they come from the batched potential.
+    those of the simulation's Context in the replica's state, whatever the states differ in. They come from the
+    batched potential where the Context has the parameters of its system and gives a configuration nearby the
+    same energy; otherwise the Context evaluates one configuration after the other.
+
+    Force groups are refused, in the states and in the integrator: OpenMM's dynamics and its energies would be of
+    different forces.
 
     Example::
 
@@ -50,7 +61,8 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
         moves: The moves of each state, which count their proposals.
 
     Raises:
-        InputError: If a move, or its model, does not fit the system.
+        InputError: If a move, or its model, does not fit the system, or dynamics does not keep the states'
+            distributions.
     """
 
     def __init__(
@@ -68,15 +80,14 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
                 raise InputError(
                     f"The moves must be those of openmm_bg.mcmc, such as FlowMove, not {move!r}."
                 )
+        _refuse_force_groups(states, simulation)
         super().__init__(states, simulation, stepsPerIteration, reinitializeVelocities)
         self._host = HostSystem(simulation.system)
+        self._defaults = default_parameters(simulation.system)
         self.moves = [copy.deepcopy(given) for _ in states]
         for index in range(len(states)):
             for move in given:
                 check_model(move.generator, self._host, self._temperature(index))
-        own = {key for state in states for key in state} - {"temperature"}
-        plain = not own and _parameters_are_the_systems(simulation.context)
-        self._batched = self._host.potential if plain else None
 
     def simulateReplica(self, index: int, steps: int | None = None) -> None:
         """Move a replica by the flow, and then simulate it for a number of steps."""
@@ -86,9 +97,16 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
         start = end = torch.tensor(np.array(positions), dtype=torch.float64)
         context.setState(self.replicaConformation[index])
         self._sampler.applyState(state)
+        batched = self._fitting_potential(start, temperature)
+
+        def reduced_energies(x: torch.Tensor) -> np.ndarray:
+            if batched is None:
+                return self._context_energies(x, state)
+            with torch.no_grad():
+                return batched.energy(x).double().numpy() / thermal_energy(temperature)
+
         for move in self.moves[state]:
-            target = Target(move.generator.flow, temperature, lambda x: self._reduced_energies(x, state))
-            end = move.steps(target, end)
+            end = move.steps(Target(move.generator.flow, temperature, reduced_energies), end)
         if end is not start or any(move.reassign_velocities for move in self.moves[state]):
             context.setPositions(end.numpy())
             velocities = maxwell_boltzmann(self._host.masses, temperature)
@@ -107,29 +125,50 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
             return kelvin(self.states[state]["temperature"])
         return kelvin(self.simulation.integrator.getTemperature())
 
-    def _reduced_energies(self, positions: torch.Tensor, state: int) -> np.ndarray:
+    def _fitting_potential(self, positions: torch.Tensor, temperature: float) -> TorchPotential | None:
+        """Return the batched potential if it has the energy function that the Context has at the moment.
+
+        The Context's may change at any time, by ``setParameter``, ``updateParametersInContext`` or a checkpoint.
+        This leaves it at other positions.
+
+        Args:
+            positions: The Context's positions [nm] with shape=(n_atoms, 3).
+            temperature: The replica's temperature [K].
+        """
+        context, potential = self.simulation.context, self._host.potential
+        if potential is None or context_parameters(context) != self._defaults:
+            return None
+        # At a minimum, where runs like to start, other energy functions may have the same value.
+        noise = np.random.default_rng(0).normal(scale=_DISPLACEMENT, size=tuple(positions.shape))
+        displaced = positions + torch.tensor(noise)
+        (expected,) = one_by_one(context, displaced[None].numpy(), lambda: _energy(context))
+        with torch.no_grad():
+            found = float(potential.energy(displaced[None])[0])
+        close = abs(found - expected) <= _SAME_KT * thermal_energy(temperature) + _SAME * abs(expected)
+        return potential if close else None
+
+    def _context_energies(self, positions: torch.Tensor, state: int) -> np.ndarray:
         """Return energies over kT in a state with shape=(batch,), +inf where they are not finite."""
-        temperature = self._temperature(state)
-        if self._batched is not None:
-            with torch.no_grad():
-                return self._batched.energy(positions).double().numpy() / thermal_energy(temperature)
-        energies = np.full(len(positions), np.inf)
-        for k, configuration in enumerate(positions.numpy()):
-            # The CPU platform raises at NaN positions and keeps them, so they must not get there.
-            if not np.isfinite(configuration).all():
-                continue
-            self.simulation.context.setPositions(configuration)
-            energy = self._sampler.computeEnergy(state).value_in_unit(unit.kilojoule_per_mole)
-            if np.isfinite(energy):
-                energies[k] = energy / thermal_energy(temperature)
-        return energies
+        context, kT = self.simulation.context, thermal_energy(self._temperature(state))
+        self._sampler.applyState(state)
+        return one_by_one(context, positions.numpy(), lambda: _energy(context) / kT)
 
 
-def _parameters_are_the_systems(context: openmm.Context) -> bool:
-    """Return whether a Context's parameters have the values that the system gives them."""
-    fresh = openmm.Context(
-        context.getSystem(),
-        openmm.VerletIntegrator(0.001),
-        openmm.Platform.getPlatformByName("Reference"),
-    )
-    return dict(context.getParameters()) == dict(fresh.getParameters())
+def _energy(context: openmm.Context) -> float:
+    """Return a Context's potential energy [kJ/mol]."""
+    return context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+
+
+def _refuse_force_groups(states: list[dict[str, Any]], simulation: Simulation) -> None:
+    if any("groups" in state for state in states):
+        raise InputError(
+            "States cannot differ in force groups, since OpenMM simulates all of them with the same forces: let "
+            "them differ in a parameter of the Context that scales a force."
+        )
+    integrated = simulation.integrator.getIntegrationForceGroups()
+    for force in simulation.system.getForces():
+        if not integrated >> force.getForceGroup() & 1:
+            raise InputError(
+                f"The integrator leaves out the force group {force.getForceGroup()} ({force.getName()}), whose "
+                "energy the exchanges contain: let it integrate all groups."
+            )

@@ -1,37 +1,37 @@
-"""Parallel tempering in openmmtools, with a move by a flow before the dynamics of every replica."""
+"""Parallel tempering in openmmtools, with moves by a flow, or with exchanges through its map."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from openmm_bg.errors import InputError
+from openmm_bg.exchange.choices import Choices, check_step, make_choices
 from openmm_bg.exchange.preparation import (
     choose_platform,
+    draw_velocities,
     prepare,
     relaxed_positions,
     silence_openmmtools,
     start_positions,
 )
-from openmm_bg.exchange.record import ExchangeRecord, open_storage, read_exchange, read_settings
-from openmm_bg.units import kelvin, picoseconds
+from openmm_bg.exchange.record import ExchangeRecord, read_exchange
+from openmm_bg.exchange.storage import (
+    creation_marker,
+    load_model,
+    new_storage,
+    remove_unfinished,
+    stored_run,
+)
 
 if TYPE_CHECKING:
     import os
 
     from openmmtools.multistate import ParallelTemperingSampler
-
-    from openmm_bg.generator import BoltzmannGenerator
-
-MOVES = ("flow", "latent", "multiple-try")
-"""How the flow can move the replicas."""
 
 
 def run_parallel_tempering(
@@ -41,9 +41,10 @@ def run_parallel_tempering(
     start: str | os.PathLike | None = None,
     temperature_min: Any = 300.0,
     temperature_max: Any = 600.0,
-    n_replicas: int = 4,
+    n_replicas: int | None = None,
     n_iterations: int = 1000,
-    move: str = "flow",
+    sampler: str = "parallel-tempering",
+    move: str | None = None,
     n_proposals: int | None = None,
     n_candidates: int | None = None,
     n_steps: int = 100,
@@ -65,12 +66,15 @@ def run_parallel_tempering(
         start: A PDB file of the same molecule to start from; the model's reference if not given.
         temperature_min: The lowest temperature [K].
         temperature_max: The highest temperature [K]; those between are spaced geometrically.
-        n_replicas: The number of temperatures.
+        n_replicas: The number of temperatures: 4, or 2 with the learned sampler, if not given.
         n_iterations: Iterations of exchange, move by the flow and dynamics.
+        sampler: "parallel-tempering": neighbours exchange their configurations; "learned": they map them by the
+            flow first (`LearnedReplicaExchangeSampler`), so that two temperatures suffice.
         move: "flow": `FlowMove`; "latent": `LatentMonteCarloMove`, whose step size is tuned first: leave out the
-            iterations in which it is (`ExchangeRecord.n_tuning`); "multiple-try": `MultipleTryMove`.
-        n_proposals: Proposals of each move by the flow; with multiple tries, tries.
-        n_candidates: Candidates of each try; the other moves have none.
+            iterations in which it is (`ExchangeRecord.n_tuning`); "multiple-try": `MultipleTryMove`; "none":
+            dynamics alone, with the learned sampler. If not given, "none" with it and "flow" otherwise.
+        n_proposals: Proposals of each move by the flow: 16 if not given; with multiple tries, tries: 1.
+        n_candidates: Candidates of each try: 64 if not given; the other moves have none.
         n_steps: Steps of Langevin dynamics in each iteration.
         timestep: Time step [ps].
         collision_rate: Collision rate [1/ps].
@@ -90,23 +94,24 @@ def run_parallel_tempering(
     path = Path(storage)
     if n_iterations < 1:
         raise InputError(f"n_iterations must be at least 1, not {n_iterations}.")
-    settings = {
+    chosen = {
         "temperature_min": temperature_min,
         "temperature_max": temperature_max,
         "n_replicas": n_replicas,
+        "sampler": sampler,
         "move": move,
-        **_proposals(move, n_proposals, n_candidates),
+        "n_proposals": n_proposals,
+        "n_candidates": n_candidates,
     }
-    marker = _creation_marker(path)
-    if marker.exists():  # killed before its first iteration: nothing to keep
-        for leftover in (path, path.with_name(f"{path.stem}_checkpoint{path.suffix}"), marker):
-            leftover.unlink(missing_ok=True)
+    choices = make_choices(**chosen)
+    _refuse_several_processes()
+    remove_unfinished(path)
     if path.exists():
-        if _stored(path, model=model, **settings)[1] >= n_iterations:
+        if stored_run(path, model, choices)[1] >= n_iterations:
             return read_exchange(path)
-        sampler = resume_sampler(path, seed=seed)
+        running = resume_sampler(path, seed=seed)
     else:
-        sampler = create_sampler(
+        running = create_sampler(
             model,
             path,
             start=start,
@@ -116,17 +121,17 @@ def run_parallel_tempering(
             checkpoint_interval=checkpoint_interval,
             platform=platform,
             seed=seed,
-            **settings,
+            **chosen,
         )
     try:
-        missing = n_iterations - sampler.iteration
+        missing = n_iterations - running.iteration
         if missing > 0:
             # Assigning, not extend(), once: every assignment is written to the storage.
-            sampler.number_of_iterations = n_iterations
+            running.number_of_iterations = n_iterations
             for _ in _tracked(missing, progress):
-                sampler.run(1)
+                running.run(1)
     finally:
-        sampler._reporter.close()
+        running._reporter.close()
     return read_exchange(path)
 
 
@@ -137,8 +142,9 @@ def create_sampler(
     start: str | os.PathLike | None = None,
     temperature_min: Any = 300.0,
     temperature_max: Any = 600.0,
-    n_replicas: int = 4,
-    move: str = "flow",
+    n_replicas: int | None = None,
+    sampler: str = "parallel-tempering",
+    move: str | None = None,
     n_proposals: int | None = None,
     n_candidates: int | None = None,
     n_steps: int = 100,
@@ -155,24 +161,28 @@ def create_sampler(
     Raises:
         InputError: If an argument cannot be used; nothing is written then.
     """
-    if move not in MOVES:
-        raise InputError(f"There is no move {move!r}; the moves are: {', '.join(MOVES)}.")
-    temperatures = _temperatures(temperature_min, temperature_max, n_replicas)
-    numbers = _proposals(move, n_proposals, n_candidates)
-    for name, value in {"n_steps": n_steps, "checkpoint_interval": checkpoint_interval, **numbers}.items():
+    _refuse_several_processes()
+    choices = make_choices(
+        temperature_min=temperature_min,
+        temperature_max=temperature_max,
+        n_replicas=n_replicas,
+        sampler=sampler,
+        move=move,
+        n_proposals=n_proposals,
+        n_candidates=n_candidates,
+    )
+    for name, value in {"n_steps": n_steps, "checkpoint_interval": checkpoint_interval}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}.")
-    step = picoseconds(timestep)
-    if not (math.isfinite(step) and 0 < step <= 0.004):
-        raise InputError(f"The time step must be between 0 and 0.004 ps, not {step:g} ps.")
-    generator, path, model_hash = _load(model)
-    storage = _storage_path(storage)
+    step = check_step(timestep)
+    generator, path, model_hash = load_model(model)
+    storage = new_storage(storage)
     chosen = choose_platform(generator.system, platform)
 
     silence_openmmtools()
     from openmm import unit
     from openmmtools.mcmc import LangevinDynamicsMove, SequenceMove
-    from openmmtools.multistate import MultiStateReporter, ParallelTemperingSampler
+    from openmmtools.multistate import MultiStateReporter
     from openmmtools.states import SamplerState, ThermodynamicState
 
     dynamics = LangevinDynamicsMove(
@@ -180,12 +190,16 @@ def create_sampler(
         collision_rate=collision_rate / unit.picosecond,
         n_steps=int(n_steps),
     )
-    flow_move = _flow_move(move, path, numbers, step)
-    sampler = ParallelTemperingSampler(
-        mcmc_moves=SequenceMove([flow_move, dynamics]),
-        number_of_iterations=1,
-        online_analysis_interval=None,
-    )
+    flow_move = _flow_move(choices, path, step)
+    options = {
+        "mcmc_moves": dynamics if flow_move is None else SequenceMove([flow_move, dynamics]),
+        "number_of_iterations": 1,
+        "online_analysis_interval": None,
+    }
+    if choices.sampler == "learned":
+        options |= {"model": path, "model_hash": model_hash, "timestep": step}
+        options["replica_mixing_scheme"] = "swap-neighbors"
+    created = _sampler_class(choices.sampler)(**options)
     reporter = MultiStateReporter(
         str(storage),
         checkpoint_interval=int(checkpoint_interval),
@@ -195,10 +209,7 @@ def create_sampler(
     settings = {
         "model": path,
         "model_hash": model_hash,
-        "temperatures": [float(t) for t in temperatures],
-        "move": move,
-        "n_candidates": None,
-        **numbers,
+        **choices.settings(),
         "n_tuning": getattr(flow_move, "n_tuning", 0),
         "n_steps": int(n_steps),
         "timestep": step,
@@ -207,24 +218,26 @@ def create_sampler(
         "platform_properties": chosen[1],
         "seed": None if seed is None else int(seed),
     }
-    state = ThermodynamicState(generator.system.system, temperatures[0] * unit.kelvin)
+    state = ThermodynamicState(generator.system.system, choices.temperatures[0] * unit.kelvin)
     reference = generator.system.positions
     first = reference if start is None else start_positions(generator, start)
     relaxed = relaxed_positions(generator.system, first, *chosen)
-    marker = _creation_marker(storage)
+    marker = creation_marker(storage)
     marker.touch()
     with contextlib.redirect_stdout(io.StringIO()):  # the list of papers to cite
-        sampler.create(
+        created.create(
             state,
             SamplerState(relaxed * unit.nanometer),
             reporter,
-            temperatures=list(temperatures * unit.kelvin),
-            n_temperatures=len(temperatures),
+            temperatures=[t * unit.kelvin for t in choices.temperatures],
+            n_temperatures=len(choices.temperatures),
             metadata={"openmm_bg": json.dumps(settings)},
         )
-    prepare(sampler, settings, seed)
+    prepare(created, settings, seed)
+    if flow_move is None:
+        draw_velocities(created)
     marker.unlink()
-    return sampler
+    return created
 
 
 def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> ParallelTemperingSampler:
@@ -238,126 +251,53 @@ def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> Pa
         InputError: If the storage is damaged or was not written by this module.
         ModelFileError: If the model is missing or was changed since.
     """
+    _refuse_several_processes()
     path = Path(storage)
-    settings, _ = _stored(path)
-    _load(settings["model"], settings["model_hash"])
+    settings, _ = stored_run(path)
+    load_model(settings["model"], settings["model_hash"])
 
     silence_openmmtools()
-    from openmmtools.multistate import MultiStateReporter, ParallelTemperingSampler
+    from openmmtools.multistate import MultiStateReporter
 
     reporter = MultiStateReporter(str(path), velocity_interval=0)
     if not reporter.storage_exists():
         raise InputError(f"The checkpoint file of {path} is missing; put it back beside it.")
     with contextlib.redirect_stdout(io.StringIO()):
-        sampler = ParallelTemperingSampler.from_storage(reporter)
+        sampler = _sampler_class(settings.get("sampler", "parallel-tempering")).from_storage(reporter)
     prepare(sampler, settings, seed)
+    if sampler.iteration == 0 and settings.get("move") == "none":
+        draw_velocities(sampler)
     return sampler
 
 
-def _stored(
-    path: Path,
-    *,
-    model: Any = None,
-    temperature_min: Any = None,
-    temperature_max: Any = None,
-    n_replicas: int | None = None,
-    move: str | None = None,
-    n_proposals: int | None = None,
-    n_candidates: int | None = None,
-) -> tuple[dict[str, Any], int]:
-    """Return the settings of a stored run and its last iteration; refuse a run with other settings."""
-    with open_storage(path) as dataset:
-        settings = read_settings(dataset, path)
-        last_iteration = int(dataset["last_iteration"][0])
-    temperatures = settings["temperatures"]
-    pairs = {
-        "model": (None if model is None else _resolve(model), settings["model"]),
-        "model_hash": (None if model is None else _current_hash(model), settings["model_hash"]),
-        "temperature_min": (None if temperature_min is None else kelvin(temperature_min), temperatures[0]),
-        "temperature_max": (None if temperature_max is None else kelvin(temperature_max), temperatures[-1]),
-        "n_replicas": (n_replicas, len(temperatures)),
-        "move": (move, settings.get("move", "flow")),
-        "n_proposals": (n_proposals, settings["n_proposals"]),
-        "n_candidates": (n_candidates, settings.get("n_candidates")),
-    }
-    for name, (wanted, stored) in pairs.items():
-        if wanted is not None and wanted != stored:
-            raise InputError(
-                f"{path} holds a run with {name}={stored}, not {wanted}; continue it with its own settings "
-                "or give another file name."
-            )
-    return settings, last_iteration
-
-
-def _proposals(move: str, n_proposals: int | None, n_candidates: int | None) -> dict[str, int]:
-    """Return how many proposals, and candidates of each, a move makes: the defaults where None is given."""
-    if move != "multiple-try":
-        if n_candidates is not None:
-            raise InputError(f"Candidates go with the move 'multiple-try', not with {move!r}.")
-        return {"n_proposals": 16 if n_proposals is None else int(n_proposals)}
-    return {
-        "n_proposals": 1 if n_proposals is None else int(n_proposals),
-        "n_candidates": 64 if n_candidates is None else int(n_candidates),
-    }
-
-
-def _flow_move(move: str, path: str, numbers: dict[str, int], timestep: float) -> Any:
+def _flow_move(choices: Choices, path: str, timestep: float) -> Any:
+    """Return the move by the flow; None if there is none."""
     from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove
 
-    kind = {"flow": FlowMove, "latent": LatentMonteCarloMove, "multiple-try": MultipleTryMove}[move]
+    if choices.move == "none":
+        return None
+    kind = {"flow": FlowMove, "latent": LatentMonteCarloMove, "multiple-try": MultipleTryMove}[choices.move]
+    numbers = {"n_proposals": choices.n_proposals}
+    if choices.n_candidates is not None:
+        numbers["n_candidates"] = choices.n_candidates
     return kind(path, **numbers, reassign_velocities=True, timestep=timestep)
 
 
-def _temperatures(lowest: Any, highest: Any, count: int) -> np.ndarray:
-    lowest, highest = kelvin(lowest), kelvin(highest)
-    if count < 2:
-        raise InputError(f"Replica exchange needs at least 2 replicas, not {count}.")
-    if lowest >= highest:
-        raise InputError(f"The lowest temperature ({lowest:g} K) must be below the highest ({highest:g} K).")
-    temperatures = np.geomspace(lowest, highest, count)
-    temperatures[[0, -1]] = lowest, highest
-    return temperatures
+def _sampler_class(name: str) -> type[ParallelTemperingSampler]:
+    if name == "learned":
+        from openmm_bg.exchange.learned import LearnedReplicaExchangeSampler
+
+        return LearnedReplicaExchangeSampler
+    from openmmtools.multistate import ParallelTemperingSampler
+
+    return ParallelTemperingSampler
 
 
-def _creation_marker(path: Path) -> Path:
-    """Return the file that exists while a run is being created."""
-    return path.with_name(f".{path.name}.creating")
-
-
-def _current_hash(model: Any) -> str:
-    from openmm_bg.mcmc import registry
-
-    return registry.current_hash(_resolve(model))
-
-
-def _resolve(model: Any) -> str:
-    from openmm_bg.mcmc import registry
-
-    return registry.resolve(model)
-
-
-def _load(model: Any, model_hash: str | None = None) -> tuple[BoltzmannGenerator, str, str]:
+def _refuse_several_processes() -> None:
     silence_openmmtools()  # before openmm_bg.mcmc imports openmmtools
-    from openmm_bg.mcmc import registry
+    from openmm_bg.mcmc.mpi import refuse_several_processes
 
-    path = registry.resolve(model)
-    model_hash = model_hash or registry.current_hash(path)
-    generator = registry.load(path, model_hash)
-    if generator.system is None:
-        raise InputError(
-            f"The model {path} was saved without its molecular system; save it with one: "
-            "BoltzmannGenerator(flow, potential, system=system)."
-        )
-    return generator, path, model_hash
-
-
-def _storage_path(storage: Any) -> Path:
-    path = Path(storage)
-    if path.exists():
-        raise InputError(f"{path} exists already; resume it or give another file name.")
-    if not path.parent.is_dir():
-        raise InputError(f"There is no directory {path.parent} to write {path.name} to.")
-    return path
+    refuse_several_processes()
 
 
 def _tracked(count: int, progress: bool) -> Iterator[int]:

@@ -138,6 +138,18 @@ def prepare(sampler: ParallelTemperingSampler, settings: dict[str, Any], seed: i
     sampler.sampler_context_cache = sampler.energy_context_cache = cache
 
 
+def draw_velocities(sampler: ParallelTemperingSampler) -> None:
+    """Give each replica velocities of its temperature, which dynamics would otherwise find in a Context."""
+    from openmm_bg.mcmc.host import host_system
+    from openmm_bg.mcmc.velocities import maxwell_boltzmann
+    from openmm_bg.units import kelvin
+
+    for replica, state in zip(sampler._sampler_states, sampler._replica_thermodynamic_states, strict=True):
+        thermodynamic_state = sampler._thermodynamic_states[state]
+        masses = host_system(thermodynamic_state).masses
+        replica.velocities = maxwell_boltzmann(masses, kelvin(thermodynamic_state.temperature))
+
+
 def _langevin(settings: dict[str, Any], unit: Any) -> openmm.Integrator:
     """Return an integrator that openmmtools takes for the one of its own LangevinDynamicsMove."""
     import openmm

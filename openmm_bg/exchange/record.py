@@ -30,13 +30,14 @@ class ExchangeRecord:
         replicas: The replica in each state with shape=(n_iterations, n_states).
         exchange_acceptance: Accepted over proposed exchanges of neighbouring temperatures with
             shape=(n_states - 1,), NaN where none was proposed.
-        flow_accepted: Accepted proposals of the move with a flow, with shape=(n_states,).
+        flow_accepted: Accepted proposals of the move with a flow, with shape=(n_states,); 0 without one.
         flow_proposed: Its proposals with shape=(n_states,).
         flow_nonfinite: Its proposals without a finite energy or density with shape=(n_states,).
         step_sizes: The latent move's step sizes with shape=(n_states,); NaN for other moves.
         settings: What the run was made with.
         exchange_acceptance_stderr: Standard errors of the exchange acceptances, from their scatter over the
             iterations; NaN where unknown.
+        mapped_exchanges: How many exchanges were proposed through the map of the flow.
     """
 
     temperatures: np.ndarray
@@ -50,6 +51,7 @@ class ExchangeRecord:
     step_sizes: np.ndarray
     settings: dict[str, Any]
     exchange_acceptance_stderr: np.ndarray | None = None
+    mapped_exchanges: int = 0
 
     @property
     def n_iterations(self) -> int:
@@ -65,7 +67,9 @@ class ExchangeRecord:
     @property
     def n_tuning(self) -> int:
         """How many iterations, the first ones, tuned the step size of latent moves; these are not exact."""
-        return min(self.n_iterations, -(-self.settings.get("n_tuning", 0) // self.settings["n_proposals"]))
+        if not self.settings.get("n_tuning", 0):
+            return 0
+        return min(self.n_iterations, -(-self.settings["n_tuning"] // self.settings["n_proposals"]))
 
     @property
     def energy_evaluations(self) -> int:
@@ -75,11 +79,15 @@ class ExchangeRecord:
         if self.settings.get("move") == "latent":
             each = [_prefetched(n_proposals, fraction) for fraction in self.flow_acceptance]
             moves = self.n_iterations * float(np.sum(each))
-        else:
+        elif n_proposals:
             n_candidates = self.settings.get("n_candidates") or 1
             moves = n_applied * (n_proposals * n_candidates + 1)  # and the current configuration
-        # One more at the end of each move, and one for the exchange.
-        return round(n_applied * (self.settings["n_steps"] + 3) + moves)
+        else:
+            moves = 0.0
+        # One at the end of each move, that of dynamics and that by the flow, and one for the exchange.
+        ends = 3 if n_proposals else 2
+        # Through the map, two replicas before and after.
+        return round(n_applied * (self.settings["n_steps"] + ends) + moves + 4 * self.mapped_exchanges)
 
     @property
     def round_trips(self) -> int:
@@ -139,6 +147,7 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         reduced = np.take_along_axis(reduced, replicas[:, None, :], axis=1)[:, 0, :]
         temperatures = np.array(settings["temperatures"], dtype=np.float64)
         accepted, proposed = (_neighbours(dataset[name][iterations]) for name in ("accepted", "proposed"))
+        n_exchanges = int(np.asarray(dataset["proposed"][iterations]).sum()) // 2  # each is counted both ways
         statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
     with np.errstate(invalid="ignore", divide="ignore"):
         exchange_acceptance = accepted.sum(axis=0) / proposed.sum(axis=0)
@@ -154,6 +163,7 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         step_sizes=np.array([found["step_size"] for found in statistics]),
         settings=settings,
         exchange_acceptance_stderr=_ratio_errors(accepted, proposed),
+        mapped_exchanges=n_exchanges if settings.get("sampler") == "learned" else 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,7 @@ class HostSystem:
 # plain state in the values of these: what is known of one type of state is not used for another.
 _hosts: WeakKeyDictionary[openmm.System, dict[type, HostSystem]] = WeakKeyDictionary()
 _potentials: dict[str, TorchPotential | None] = {}
+_defaults: WeakKeyDictionary[openmm.System, dict[str, float]] = WeakKeyDictionary()
 
 
 def host_system(thermodynamic_state: ThermodynamicState) -> HostSystem:
@@ -88,6 +90,26 @@ def host_system(thermodynamic_state: ThermodynamicState) -> HostSystem:
     return host
 
 
+def context_parameters(context: openmm.Context) -> dict[str, float]:
+    """Return the parameters of a Context that may change the energy: all but those of thermostats."""
+    import openmm
+
+    thermostat = openmm.AndersenThermostat
+    ignored = (thermostat.Temperature(), thermostat.CollisionFrequency())
+    return {name: value for name, value in dict(context.getParameters()).items() if name not in ignored}
+
+
+def default_parameters(system: openmm.System) -> dict[str, float]:
+    """Return the values that a system gives to the parameters of a new Context, see `context_parameters`."""
+    import openmm
+
+    if system not in _defaults:
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+        _defaults[system] = context_parameters(context)
+    return _defaults[system]
+
+
 def reduced_energies(
     thermodynamic_state: ThermodynamicState, positions: torch.Tensor, context_cache: ContextCache
 ) -> np.ndarray:
@@ -97,6 +119,10 @@ def reduced_energies(
     state (compound states with their parameters, systems with forces that cannot be translated) is
     evaluated by its own Context, one configuration after the other.
 
+    The energy function is that of the state's own System: parameters that no composable state controls have
+    their default values. openmmtools does not set these in its Contexts, which compatible states share, so they may
+    have been changed by another state, or by a script's ``context.setParameter``. Such a Context is refused.
+
     Args:
         thermodynamic_state: The host's state.
         positions: Configurations [nm] with shape=(batch, n_atoms, 3), float64. NaN is allowed.
@@ -104,24 +130,64 @@ def reduced_energies(
 
     Returns:
         Energies over kT with shape=(batch,), ``+inf`` where they are not finite.
+
+    Raises:
+        InputError: If the system is not supported, or a parameter of the Context has another value than in it.
     """
     from openmmtools.states import ThermodynamicState
 
     host = host_system(thermodynamic_state)
     # Subclasses may add to the energy; their standard system leaves parameters out.
-    if type(thermodynamic_state) is ThermodynamicState and host.potential is not None:
-        with torch.no_grad():
-            energies = host.potential.energy(positions).double().cpu().numpy()
-        return energies / thermal_energy(thermodynamic_state.temperature)
-    return _context_energies(thermodynamic_state, positions.numpy(), context_cache)
+    batched = host.potential if type(thermodynamic_state) is ThermodynamicState else None
+    standard = getattr(thermodynamic_state, "_standard_system", None)
+    defaults = {} if standard is None else default_parameters(standard)
+    if batched is None or defaults:
+        context, _ = context_cache.get_context(thermodynamic_state)
+        _refuse_other_parameters(thermodynamic_state, context, defaults)
+    if batched is None:
+        return one_by_one(context, positions.numpy(), lambda: thermodynamic_state.reduced_potential(context))
+    with torch.no_grad():
+        energies = batched.energy(positions).double().cpu().numpy()
+    return energies / thermal_energy(thermodynamic_state.temperature)
 
 
-def _context_energies(
-    thermodynamic_state: ThermodynamicState, positions: np.ndarray, context_cache: ContextCache
+def _refuse_other_parameters(
+    thermodynamic_state: ThermodynamicState, context: openmm.Context, defaults: dict[str, float]
+) -> None:
+    """Refuse a Context whose parameters the state neither controls nor has at their default values."""
+    found = context_parameters(context)
+    changed = {name: value for name, value in defaults.items() if found[name] != value}
+    for name, value in changed.items():
+        context.setParameter(name, value)
+    if changed:
+        thermodynamic_state.apply_to_context(context)
+    expected = {name: context.getParameter(name) for name in changed}
+    for name in changed:
+        context.setParameter(name, found[name])
+    for name, value in expected.items():
+        if found[name] != value:
+            raise InputError(
+                f"The Context of this thermodynamic state has {name} = {found[name]:g}, but its System {value:g}: "
+                "another state that shares the Context has set it, or a script; control it by a "
+                "CompoundThermodynamicState with a GlobalParameterState, or give each state its own ContextCache."
+            )
+
+
+def one_by_one(
+    context: openmm.Context, positions: np.ndarray, reduced_energy: Callable[[], float]
 ) -> np.ndarray:
+    """Evaluate configurations in a Context.
+
+    Args:
+        context: The Context, which is left at one of them.
+        positions: Configurations [nm] with shape=(batch, n_atoms, 3). NaN is allowed.
+        reduced_energy: Returns the reduced energy of the Context as it is.
+
+    Returns:
+        Energies over kT with shape=(batch,), ``+inf`` where they are not finite.
+    """
     import openmm
 
-    context, _ = context_cache.get_context(thermodynamic_state)
     energies = np.full(len(positions), np.inf)
     for k, configuration in enumerate(positions):
         # The CPU platform raises at NaN positions and keeps them, so they must not get there.
@@ -129,7 +195,7 @@ def _context_energies(
             continue
         try:
             context.setPositions(configuration)
-            energy = float(thermodynamic_state.reduced_potential(context))
+            energy = float(reduced_energy())
         except openmm.OpenMMException as error:
             logger.debug("A proposal has no energy: %s", error)
             continue

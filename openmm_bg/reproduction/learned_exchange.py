@@ -41,7 +41,7 @@ SOLVENT = LearnedExchange("learned exchange, OBC1, 600 to 300 K", 600.0, None, 0
 
 
 def vacuum_commands(output: Path) -> dict[str, list[str]]:
-    """Return the commands that make a generator of alanine dipeptide in vacuum, and its reference without a flow."""
+    """Return the commands that make a generator in vacuum, and a reference without any flow."""
     ladder = " ".join(f"--ladder {t}" for t in (378, 476, 600, 756, 952))
     data, model, annealed, reference = (output / n for n in ("data", "model", "annealed", "reference"))
     name = "alanine_dipeptide_vacuum"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import openmm
 import pytest
+import torch
 from openmm import app, unit
 from scipy import stats
 
@@ -28,9 +29,10 @@ def simulation(parameter: bool = False) -> app.Simulation:
     system, topology = openmm.System(), app.Topology()
     system.addParticle(39.948)
     topology.addAtom("AR", app.Element.getBySymbol("Ar"), topology.addResidue("AR", topology.addChain()))
-    force = openmm.CustomExternalForce("0.5 * stiffness * (x^2 + y^2 + z^2)")
+    force = openmm.CustomExternalForce("0.5 * stiffness * scale * (x^2 + y^2 + z^2)")
     force.addGlobalParameter("stiffness", STIFFNESS)
-    force.addParticle(0, [])
+    force.addPerParticleParameter("scale")
+    force.addParticle(0, [1.0])
     system.addForce(force)
     integrator = openmm.LangevinMiddleIntegrator(
         TEMPERATURES[0] * unit.kelvin, 1.0 / unit.picosecond, 0.001 * unit.picosecond
@@ -65,7 +67,7 @@ def test_each_temperature_has_its_distribution(oscillator_model: Path, kind: Any
     move = kind(oscillator_model, n_proposals=4, timestep=0.001, **settings)
     states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
     sampler = FlowReplicaExchangeSampler(states, simulation(), 3, move)
-    assert sampler._batched is not None
+    assert sampler._fitting_potential(torch.zeros(1, 3), TEMPERATURES[0]) is not None
     for (value, stderr), t in zip(variances(sampler, 400), TEMPERATURES, strict=True):
         assert abs(value - thermal_energy(t) / STIFFNESS) < 4 * stderr
     assert [one.n_proposed for (one,) in sampler.moves] == [1600, 1600]
@@ -91,7 +93,8 @@ def test_states_may_differ_in_parameters(oscillator_model: Path) -> None:
     mcmc.seed(1)
     states = [{"stiffness": s} for s in (STIFFNESS, 2.0 * STIFFNESS)]
     sampler = FlowReplicaExchangeSampler(states, simulation(), 3, [FlowMove(oscillator_model, 4)])
-    assert sampler._batched is None
+    sampler._sampler.applyState(1)
+    assert sampler._fitting_potential(torch.zeros(1, 3), TEMPERATURES[0]) is None
     for (value, stderr), state in zip(variances(sampler, 400), states, strict=True):
         assert abs(value - thermal_energy(TEMPERATURES[0]) / state["stiffness"]) < 4 * stderr
 
@@ -102,6 +105,51 @@ def test_a_parameter_that_was_changed_in_the_context_counts(oscillator_model: Pa
     sampler = FlowReplicaExchangeSampler(states, simulation(parameter=True), 3, FlowMove(oscillator_model, 4))
     for (value, stderr), t in zip(variances(sampler, 400), TEMPERATURES, strict=True):
         assert abs(value - thermal_energy(t) / (2.0 * STIFFNESS)) < 4 * stderr
+
+
+def _set_parameter(sampler: FlowReplicaExchangeSampler) -> None:
+    """Of all replicas, as a checkpoint of another simulation does."""
+    context = sampler.simulation.context
+    context.setParameter("stiffness", 2.0 * STIFFNESS)
+    state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
+    sampler.replicaConformation = [state] * len(sampler.states)
+
+
+def _update_parameters(sampler: FlowReplicaExchangeSampler) -> None:
+    (force,) = sampler.simulation.system.getForces()
+    force.setParticleParameters(0, 0, [2.0])
+    force.updateParametersInContext(sampler.simulation.context)
+
+
+@pytest.mark.parametrize("change", [_set_parameter, _update_parameters])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_an_energy_function_that_is_changed_later_counts(
+    oscillator_model: Path, monkeypatch: pytest.MonkeyPatch, change: Any, noticed: bool
+) -> None:
+    """The negative control trusts the batched potential, without a look at the Context."""
+    mcmc.seed(1)
+    states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
+    sampler = FlowReplicaExchangeSampler(states, simulation(), 3, FlowMove(oscillator_model, 4))
+    potential = sampler._fitting_potential(torch.zeros(1, 3), TEMPERATURES[0])
+    assert potential is not None
+    if not noticed:
+        monkeypatch.setattr(sampler, "_fitting_potential", lambda positions, temperature: potential)
+    change(sampler)
+    exact = [thermal_energy(t) / (2.0 * STIFFNESS) for t in TEMPERATURES]
+    deviations = [abs(v - e) / s for (v, s), e in zip(variances(sampler, 300), exact, strict=True)]
+    assert max(deviations) < 4 if noticed else max(deviations) > 6
+
+
+def test_force_groups_are_refused(oscillator_model: Path) -> None:
+    """OpenMM's dynamics is the same in states that differ in them."""
+    move = FlowMove(oscillator_model)
+    with pytest.raises(InputError, match="cannot differ in force groups"):
+        FlowReplicaExchangeSampler([{"groups": {0}}, {"groups": {0: 0.5}}], simulation(), 1, move)
+    one_group = simulation()
+    one_group.integrator.setIntegrationForceGroups({1})
+    states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
+    with pytest.raises(InputError, match=r"leaves out the force group 0 \(CustomExternalForce\)"):
+        FlowReplicaExchangeSampler(states, one_group, 1, move)
 
 
 def test_velocities_after_a_move_are_those_of_the_state(oscillator_model: Path) -> None:

@@ -163,8 +163,8 @@ def test_torsions_are_those_of_the_system(model: Path, alanine: Any, tmp_path: P
 def test_iterations_that_tuned_a_latent_move_are_left_out(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def quickly_tuned(move: str, path: str, numbers: dict, timestep: float) -> LatentMonteCarloMove:
-        return LatentMonteCarloMove(path, **numbers, n_tuning=10, reassign_velocities=True)
+    def quickly_tuned(choices: Any, path: str, timestep: float) -> LatentMonteCarloMove:
+        return LatentMonteCarloMove(path, choices.n_proposals, n_tuning=10, reassign_velocities=True)
 
     monkeypatch.setattr(parallel_tempering, "_flow_move", quickly_tuned)
     storage = tmp_path / "latent.nc"

@@ -178,8 +178,8 @@ def test_commands_are_rebuilt_where_none_was_recorded(run):
     (command,) = {one.command for one in exchange.sets}
     assert command == (
         f"openmm-bg exchange {run.model} --temperature-min 300 --temperature-max 600 --replicas 2 --iterations 8 "
-        "--move flow --proposals 4 --steps 2 --timestep 0.0005 --collision-rate 1 --platform Reference "
-        "--output exchange.nc  # reconstructed"
+        "--sampler parallel-tempering --move flow --proposals 4 --steps 2 --timestep 0.0005 --collision-rate 1 "
+        "--platform Reference --output exchange.nc  # reconstructed"
     )
     import typer
 
