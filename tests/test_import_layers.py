@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # The layer of each module or package of openmm_bg. A new one has to be put into its place here.
 LAYERS = {
-    **dict.fromkeys(["errors", "units", "files", "tensors", "threads", "statistics", "systems"], 0),
+    **dict.fromkeys(["errors", "units", "files", "tensors", "threads", "statistics", "models", "systems"], 0),
     **dict.fromkeys(["geometry", "histograms", "machine_code", "potentials"], 1),
     **dict.fromkeys(["transforms", "flows"], 2),
     **dict.fromkeys(["samples", "trajectories", "generator", "training", "annealing", "simulation"], 3),
@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(
         ["analysis", "plotting", "io", "comparison", "reference", "stages", "main_job", "cli"], 5
     ),
-    **dict.fromkeys(["reproduction", "observables", "report"], 5),
+    **dict.fromkeys(["reproduction", "observables", "report", "sampling_benchmark"], 5),
 }
 WITHOUT_OPENMM = ("transforms", "flows")
 HOSTS = ("openmm", "openmmtools", "mdtraj", "simtk")

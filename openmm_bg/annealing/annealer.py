@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.flows import PositionFlow, SplineFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
@@ -35,11 +36,13 @@ from openmm_bg.training.checkpoint import (
 )
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.potentials import training_potentials
-from openmm_bg.training.progress import LOG, TrainingBar, write_log
+from openmm_bg.training.progress import TrainingBar, write_log
 from openmm_bg.units import thermal_energy
 
+LOG = "annealing.csv"
 _WARM_UP_STEPS = 100
-_COVERAGE_SAMPLES = 2000
+_COVERAGE_SAMPLES = 4000
+_POOR_REGION = 0.1
 _VALIDATION_CLIP = 1e-3  # a single heavy sample shall not decide which flow is the best
 
 
@@ -54,7 +57,7 @@ def anneal(
     """Anneal a flow to a lower temperature, or continue an interrupted annealing.
 
     No configurations from below the training temperature are needed: the flow's own samples, with their energies,
-    are the data. The output directory becomes the model; ``log.csv`` in it has a row for every validation. An
+    are the data. The output directory becomes the model; ``annealing.csv`` in it has a row for every validation. An
     interrupted run leaves a checkpoint there, from which the same call continues.
 
     Args:
@@ -123,6 +126,12 @@ class Annealer:
         self._best: dict[str, torch.Tensor] | None = None
         self._best_figures: dict[str, float] = {}
         self._recent: list[float] = []
+        self._lowest_log_z: list[float] = []
+
+    @property
+    def _log_z(self) -> float:
+        """The logarithm of the partition function at the lowest temperature, by the latest rounds."""
+        return float(np.mean(self._lowest_log_z))
 
     @property
     def n_energy_evaluations(self) -> int:
@@ -167,6 +176,7 @@ class Annealer:
         if found < self.lowest:
             self.lowest = found
             self.rungs.append({"temperature": found, "step": self.step})
+            self._lowest_log_z = []
             self._best, self._best_figures = None, {}
 
     def _new_round(self) -> list[RoundFigures]:
@@ -187,7 +197,8 @@ class Annealer:
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
         self.buffer.add(samples)
-        if settings.conditioned and "highest" not in self.coverage.sets:
+        self._lowest_log_z = [*self._lowest_log_z, figures[0].log_z][-settings.buffer_rounds :]
+        if "highest" not in self.coverage.sets:
             begun, _ = self.target.draw(self.average, [top], [settings.round_size], self._random)
             self.coverage.keep("highest", begun, _COVERAGE_SAMPLES, self._random)
         if "lowest" not in self.coverage.sets or (self.rungs and self.rungs[-1]["step"] == self.step):
@@ -224,11 +235,17 @@ class Annealer:
         n_resampled = round(settings.resampled_share * settings.batch_size)
         n_even = settings.batch_size - n_resampled - n_data
         batch = self.buffer.draw(n_even, n_resampled, self._random)
-        if not n_data:
+        if n_data:
+            frames = self._frames()
+            chosen = torch.randint(len(frames), (n_data,), generator=self._random)
+            batch = Labelled.joined([batch, frames[chosen]])
+        n_cooled = round(settings.cooled_share * settings.batch_size)
+        if not n_cooled:
             return batch
-        frames = self._frames()
-        chosen = torch.randint(len(frames), (n_data,), generator=self._random)
-        return Labelled.joined([batch, frames[chosen]])
+        # Hot samples and frames as members of the lowest temperature: rare states are less rare among them.
+        chosen = torch.randperm(len(batch), generator=self._random)
+        cooled = batch[chosen[:n_cooled]].at(self.lowest / self.flow.temperature, self._log_z)
+        return Labelled.joined([batch[chosen[n_cooled:]], cooled])
 
     def _frames(self) -> Labelled:
         """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""
@@ -243,9 +260,16 @@ class Annealer:
             )
             kept = torch.isfinite(logabsdet)
             reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
-            log_target = (-reduced - logabsdet - figures.log_z)[kept].float()
-            ones = torch.ones(len(log_target))
-            self._labelled_data = Labelled(features[kept].float(), log_target, ones, ones.clone())
+            reduced = reduced[kept].float()
+            ones = torch.ones_like(reduced)
+            self._labelled_data = Labelled(
+                features[kept].float(),
+                reduced,
+                -logabsdet[kept].float(),
+                figures.log_z * ones,
+                ones,
+                ones.clone(),
+            )
         return self._labelled_data
 
     def _validate(self, rounds: list[RoundFigures]) -> None:
@@ -254,7 +278,10 @@ class Annealer:
         middle = math.sqrt(self.lowest * top)
         temperatures = [self.lowest, middle, top] if settings.conditioned else [self.lowest]
         judged = [self._judged(temperature) for temperature in temperatures]
-        covered = self.coverage.covered(self.average)
+        covered = self.coverage.covered(
+            self.average, ("highest", "lowest") if settings.conditioned else ("lowest",)
+        )
+        cooled = self.coverage.sets["highest"].at(self.lowest / top, self._log_z)
         row = {
             "step": self.step,
             "seconds": round(self.seconds, 1),
@@ -267,6 +294,7 @@ class Annealer:
             "ess_middle": judged[len(judged) // 2]["ess"],
             "ess_highest": judged[-1]["ess"],
             "covered": covered,
+            "poorest_region": self.coverage.poorest_region(self.average, cooled),
             "clipped_weight": max(figures.clipped_mass for figures in rounds),
             "skipped_steps": self.n_skipped,
             "restored": self.n_restored,
@@ -333,6 +361,7 @@ class Annealer:
         if self.target.importance_sampling is not None:
             header["ais_step_size"] = self.target.importance_sampling.step_size
         header |= {"rate_factor": self._rate_factor, "best_figures": self._best_figures}
+        header["lowest_log_z"] = self._lowest_log_z
         write_checkpoint(self.output / CHECKPOINT, tensors, header)
         write_log(self.output / LOG, self.log)
 
@@ -369,6 +398,7 @@ class Annealer:
             self.target.importance_sampling.step_size = header["ais_step_size"]
         self._n_evaluations_before = header["n_energy_evaluations"]
         self._rate_factor, self._best_figures = header["rate_factor"], header["best_figures"]
+        self._lowest_log_z = header["lowest_log_z"]
 
     def finish(self) -> BoltzmannGenerator:
         """Save the best flow and remove the checkpoint.
@@ -402,6 +432,15 @@ class Annealer:
             temperature_range=(settings.temperature, top),
         )
         write_log(self.output / LOG, self.log)
+        poorest = next(row for row in self.log if row["step"] == record["best_step"])["poorest_region"]
+        if poorest < _POOR_REGION:
+            warnings.warn(
+                f"The flow gives some region {poorest:.2g} of its fair density at {self.lowest:g} K, which the "
+                "effective sample size does not show: averages of rare states may be poor; train longer, at "
+                "several temperatures and with data.",
+                ReliabilityWarning,
+                stacklevel=3,
+            )
         # The checkpoint stays until the model is whole.
         generator.save(self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)

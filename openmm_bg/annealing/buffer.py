@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -13,16 +13,38 @@ class Labelled:
 
     Attributes:
         features: Features of the flow with shape=(n, n_features).
-        log_target: Log-densities of the target in the space of the features with shape=(n,), normalised as
-            well as the samples of their round tell: -u - log|d features / d positions| - log Z.
+        reduced: Their energies in kT of their own temperature, tamed where they are far too high, shape=(n,).
+        logabsdet: Log-determinants of the map from features to positions with shape=(n,).
+        log_z: The logarithm of the target's partition function at their temperature with shape=(n,).
         ratio: Their temperatures as T / T_train with shape=(n,).
         weight: Importance weights by which they stand for the target, of mean one in their round, shape=(n,).
     """
 
     features: torch.Tensor
-    log_target: torch.Tensor
+    reduced: torch.Tensor
+    logabsdet: torch.Tensor
+    log_z: torch.Tensor
     ratio: torch.Tensor
     weight: torch.Tensor
+
+    @property
+    def log_target(self) -> torch.Tensor:
+        """The log-densities of the target in the space of the features, with shape=(n,)."""
+        return self.logabsdet - self.reduced - self.log_z
+
+    def at(self, ratio: float, log_z: float) -> Labelled:
+        """Return the same configurations as members of another temperature; their energies are known there, too.
+
+        Args:
+            ratio: The temperature as T / T_train.
+            log_z: The logarithm of the partition function there.
+        """
+        return replace(
+            self,
+            reduced=self.reduced * (self.ratio / ratio),
+            log_z=torch.full_like(self.log_z, log_z),
+            ratio=torch.full_like(self.ratio, ratio),
+        )
 
     def __len__(self) -> int:
         return len(self.features)

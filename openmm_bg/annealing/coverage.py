@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
 from openmm_bg.annealing.buffer import Labelled
 from openmm_bg.flows import PositionFlow
+
+_REGIONS = 12
+_LEAST_MEMBERS = 20
 
 
 class Coverage:
@@ -36,11 +40,35 @@ class Coverage:
         chosen = torch.multinomial(samples.weight.double(), n, replacement=True, generator=generator)
         self.sets[name] = samples[chosen]
 
-    def covered(self, flow: PositionFlow) -> float:
-        """Return the least part of a set that the flow gives a fair density."""
-        parts = []
-        with torch.no_grad():
-            for samples in self.sets.values():
-                log_q = flow.state_log_prob(samples.features, samples.ratio)
-                parts.append(float((log_q - samples.log_target > self._least).float().mean()))
-        return min(parts, default=1.0)
+    def covered(self, flow: PositionFlow, names: Iterable[str]) -> float:
+        """Return the least part of the sets of these names that the flow gives a fair density."""
+        kept = [_deviation(flow, self.sets[name]) for name in names]
+        return min(float((deviation > self._least).float().mean()) for deviation in kept)
+
+    def poorest_region(self, flow: PositionFlow, samples: Labelled) -> float:
+        """Return the density that the flow gives to the region it neglects most, as a part of what is typical.
+
+        Regions are twelfths of the circle of each angle, and twelfths of the samples along each other feature.
+        A rare state has no part in averages over all samples, but it is a region of its own.
+
+        Args:
+            flow: The flow.
+            samples: Samples of any law, labelled with the temperature that is looked at.
+        """
+        deviation = _deviation(flow, samples)
+        typical, poorest = deviation.median(), 0.0
+        for angle, values in zip(flow.circular.tolist(), samples.features.T, strict=True):
+            place = (values + math.pi) / (2.0 * math.pi)
+            if not angle:
+                place = values.argsort().argsort() / len(values)
+            region = (place * _REGIONS).long().clamp(0, _REGIONS - 1)
+            for k in range(_REGIONS):
+                members = deviation[region == k]
+                if len(members) >= _LEAST_MEMBERS:
+                    poorest = min(poorest, float(members.median() - typical))
+        return math.exp(poorest)
+
+
+def _deviation(flow: PositionFlow, samples: Labelled) -> torch.Tensor:
+    with torch.no_grad():
+        return flow.state_log_prob(samples.features, samples.ratio) - samples.log_target

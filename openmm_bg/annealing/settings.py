@@ -34,6 +34,8 @@ class AnnealingSettings:
         ais_distributions: Intermediate distributions of annealed importance sampling, which moves the samples of a
             round towards where the flow's density is too low (five energies for each); none if 0.
         data_share: The share of a batch that are frames of molecular dynamics, if there are any.
+        cooled_share: The share of a batch whose samples, of any temperature, are taken as members of the lowest
+            one: their energies are known there, too, and rare states are less rare among hot samples.
         rung_ess: The lowest effective sample size, as a fraction, at which a lower temperature is taken in.
         learning_rate: Adam's step size at the start; it falls along a cosine to a hundredth.
         huber: Deviations [kT] beyond which the loss grows only linearly.
@@ -64,6 +66,7 @@ class AnnealingSettings:
     weight_clip: float = 1e-4
     ais_distributions: int = 0
     data_share: float = 0.1
+    cooled_share: float = 0.2
     rung_ess: float = 0.2
     learning_rate: float = 1e-3
     huber: float = 3.0
@@ -84,7 +87,15 @@ class AnnealingSettings:
         for name in (*names, "validation_samples"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
-        names = ("lowest_share", "resampled_share", "weight_clip", "data_share", "rung_ess", "averaging")
+        names = (
+            "lowest_share",
+            "resampled_share",
+            "weight_clip",
+            "data_share",
+            "cooled_share",
+            "rung_ess",
+            "averaging",
+        )
         for name in (*names, "collapse_ess", "covered"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")

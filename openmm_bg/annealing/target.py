@@ -61,8 +61,8 @@ class Target:
 
     def log_density(
         self, flow: PositionFlow, features: torch.Tensor, ratio: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unnormalised log-densities, and tamed ones for the loss, with shape=(n,).
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return unnormalised log-densities, tamed energies [kT] for the loss, and log-determinants; shape=(n,).
 
         The first are -inf where the energy is not finite; the others are finite everywhere.
         """
@@ -75,8 +75,7 @@ class Target:
         excess = (reduced - cut).clamp_min(0.0)
         tamed = torch.where(excess > 0, cut + torch.log1p(excess), reduced)
         tamed = torch.where(outside, cut + math.log(1e30), tamed)
-        log_density = torch.where(outside, -torch.inf, logabsdet - reduced)
-        return log_density, logabsdet - tamed
+        return torch.where(outside, -torch.inf, logabsdet - reduced), tamed, logabsdet
 
     def draw(
         self,
@@ -108,19 +107,20 @@ class Target:
                 z = flow.sample_base(size, ratio, generator)
                 features, logabsdet = flow.state_inverse(z, ratio)
                 log_q = flow.base_log_prob(z, ratio) - logabsdet
-                log_density, tamed = self.log_density(flow, features, ratios)
+                log_density, tamed, determinant = self.log_density(flow, features, ratios)
             log_weights = torch.where(torch.isfinite(log_q), log_density - log_q, -torch.inf).double()
             log_z = _log_mean(log_weights)
             if moved and self.importance_sampling is not None:
                 features, log_weights = self._moved(flow, features, ratios, generator)
                 with torch.no_grad():
-                    _, tamed = self.log_density(flow, features, ratios)
+                    _, tamed, determinant = self.log_density(flow, features, ratios)
             weights, n_clipped, clipped_mass = self._clipped(log_weights)
             ess = statistics.effective_sample_size(log_weights.numpy()) if weights.any() else 0.0
             figures.append(RoundFigures(temperature, log_z, ess, n_clipped, clipped_mass))
             kept = torch.isfinite(features).all(1) & torch.isfinite(tamed)
-            log_target = (tamed.double() - log_z).float()
-            parts.append(Labelled(features, log_target, ratios, weights.float())[kept])
+            log_zs = torch.full_like(ratios, log_z)
+            labelled = Labelled(features, tamed, determinant.float(), log_zs, ratios, weights.float())
+            parts.append(labelled[kept])
         return Labelled.joined(parts), figures
 
     def _moved(

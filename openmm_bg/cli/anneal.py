@@ -77,6 +77,12 @@ def anneal(
     data_share: Annotated[
         float, typer.Option(help="Share of a batch from the data.", rich_help_panel=_ROUNDS)
     ] = 0.1,
+    cooled_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of a batch taken as members of the lowest temperature.", rich_help_panel=_ROUNDS
+        ),
+    ] = 0.2,
     rung_ess: Annotated[
         float,
         typer.Option(help="ESS at which a lower temperature is taken in.", rich_help_panel=_GUARDS),
@@ -105,7 +111,7 @@ def anneal(
 
     The model's own samples, weighted by their energies, are what it learns from. The annealed model serves all
     temperatures from --temperature to that of its training. An interrupted run is continued by the same command;
-    log.csv in the output has its progress.
+    annealing.csv in the output has its progress.
 
     Example: openmm-bg anneal model --temperature 300 --output annealed
     """
@@ -136,6 +142,11 @@ def anneal(
             ),
             ("Pareto k", f"{best['pareto_k']:.2f}", "below 0.5 the weights have a variance"),
             ("covered", f"{best['covered']:.1%}", "of the target's earlier samples: no mode was lost"),
+            (
+                "poorest region",
+                f"{best['poorest_region']:.2f}",
+                "of its fair density; far below 1, a rare state is neglected",
+            ),
             ("restored", f"{record['log'][-1]['restored']}", "times the best model was put back"),
             ("temperatures", f"{low:g}-{high:g} K", "the model warns outside"),
         ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.models import find_model
 
 if TYPE_CHECKING:
     from openmm_bg.generator import BoltzmannGenerator
@@ -24,7 +25,8 @@ def resolve(model: Any) -> str:
     """Return the absolute path of a model directory.
 
     Args:
-        model: The directory, or a `BoltzmannGenerator` that was saved to or loaded from one.
+        model: The directory, the name of a model that comes with the package, or a `BoltzmannGenerator` that was
+            saved to or loaded from a directory.
 
     Raises:
         InputError: If it is a generator that was never saved, or neither a path nor a generator.
@@ -39,7 +41,7 @@ def resolve(model: Any) -> str:
                 "resumed: save it with generator.save('model/') and give that path."
             )
         model = path
-    return str(Path(model).expanduser().resolve())
+    return str(find_model(model))
 
 
 def current_hash(path: str) -> str:

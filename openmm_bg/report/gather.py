@@ -214,7 +214,8 @@ def _add_references(contents: Contents) -> None:
                 continue
             label = reference.ramachandran.label
             command = str(reference.record.get("command", ""))
-            contents.sources.append(Source(None, f"{label} (in the package)", command, reference.record))
+            record = {name: value for name, value in reference.record.items() if name != "estimates"}
+            contents.sources.append(Source(None, f"{label} (in the package)", command, record))
             residue = contents.residues[0] if contents.residues else ""
             contents.sets.append(
                 ConfigurationSet(

@@ -12,6 +12,7 @@ import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.generator import check_files, model_hash, read_header
+from openmm_bg.models import find_model
 
 if TYPE_CHECKING:
     import mdtraj
@@ -36,19 +37,21 @@ def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
         directory: The model's directory.
 
     Returns:
-        Facts under the headings "flow", "molecule", "training" and "provenance"; training only if it was trained by
-        `openmm_bg.training`.
+        Facts under the headings "flow", "molecule", "training" if it was trained by `openmm_bg.training`,
+        "annealing" if it was annealed, and "provenance".
 
     Raises:
         ModelFileError: If a file is missing, truncated or was changed.
     """
-    directory = Path(directory)
+    directory = find_model(directory)
     header = read_header(directory)
     check_files(directory, header)
     try:
         groups = {"flow": _flow(directory, header), "molecule": _molecule(directory, header)}
         if "training" in header["record"]:
             groups["training"] = _training(header["record"])
+        if "annealing" in header["record"]:
+            groups["annealing"] = _annealing(header["record"]["annealing"])
         groups["provenance"] = _provenance(directory, header)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelFileError(
@@ -184,6 +187,25 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
             Fact("held-out NLL", f"{best['held_out_nll']:.2f}", "of frames that were not trained on, in nats")
         )
     return facts
+
+
+def _annealing(record: Mapping[str, Any]) -> list[Fact]:
+    settings = record["settings"]
+    best = next(row for row in record["log"] if row["step"] == record["best_step"])
+    names = ("batch_size", "learning_rate", "averaging", "seed")
+    text = ", ".join(f"{name} {settings[name]:g}" for name in names)
+    rungs = ", ".join(f"{rung['temperature']:.4g} K" for rung in record["rungs"])
+    meaning = f"of {settings[_VALIDATION_SAMPLES]:,} samples at step {best['step']:g}, which was kept"
+    return [
+        Fact("rungs", rungs, "temperatures taken in, one after the other"),
+        Fact("steps", f"{settings['n_steps']:,}", text),
+        Fact("time", f"{record['seconds'] / 60:.1f} min", "validations included"),
+        Fact("energy evaluations", f"{record['n_energy_evaluations']:,}", record["energies_from"]),
+        Fact(f"validation ESS at {best['lowest']:g} K", f"{best['ess']:.1%}", meaning),
+        Fact("Pareto k", f"{best['pareto_k']:.2f}", "of these samples; below 0.5 weights have a variance"),
+        Fact("covered", f"{best['covered']:.1%}", "of earlier samples of the target kept a fair density"),
+        Fact("command", str(record.get("command", "unknown")), f"{record.get('date', '')}"),
+    ]
 
 
 def _provenance(directory: Path, header: Mapping[str, Any]) -> list[Fact]:

@@ -241,13 +241,22 @@ def exchange_sections(contents: Contents) -> list[Section]:
     return [_exchange_section(one, len(contents.exchanges) > 1) for one in contents.exchanges]
 
 
+def _what_the_flow_does(run: Any) -> str:
+    """Say what part the flow has in a run."""
+    moves = "a move by the flow before the dynamics of every replica"
+    if run.settings.get("sampler") != "learned":
+        return f"with {moves}."
+    mapped = "whose exchanges go through the map of the flow"
+    return f"{mapped}." if run.settings["move"] == "none" else f"{mapped}, and with {moves}."
+
+
 def _exchange_section(one: ExchangeRun, named: bool) -> Section:
     run = one.run
     n_exact = run.n_iterations - run.n_tuning
     section = Section(
         "Replica exchange" + (f": {one.name}" if named else ""),
-        f"{count(run.n_iterations, 'iteration')} at {len(run.temperatures)} temperatures in openmmtools, with a "
-        "move by the flow before the dynamics of every replica.",
+        f"{count(run.n_iterations, 'iteration')} at {len(run.temperatures)} temperatures in openmmtools, "
+        + _what_the_flow_does(run),
     )
     if n_exact < 2:
         tuning = (

@@ -21,6 +21,7 @@ from openmm_bg.systems import double_well
 from openmm_bg.systems.toy_system import UNIT_TEMPERATURE
 from openmm_bg.training import TrainingData, TrainingSettings, train
 from openmm_bg.transforms import CartesianCoordinates
+from openmm_bg.units import thermal_energy
 
 HOT, COLD = 4.0 * UNIT_TEMPERATURE, UNIT_TEMPERATURE
 SMALL = AnnealingSettings(
@@ -81,7 +82,7 @@ def cold(hot, tmp_path_factory):
 
 
 def rows_of(directory):
-    with (directory / "log.csv").open() as file:
+    with (directory / "annealing.csv").open() as file:
         return list(csv.DictReader(file))
 
 
@@ -194,9 +195,10 @@ def test_collapse_is_undone(hot, tmp_path, monkeypatch):
 def _labelled(toy, x, temperature):
     coordinates = CartesianCoordinates(toy.molecule.n_atoms, toy.components)
     features, _ = coordinates.forward(torch.as_tensor(toy.to_positions(x)))
-    log_target = torch.as_tensor(toy.log_prob(x, temperature)).float()
+    reduced = torch.as_tensor(toy.energy(x) / thermal_energy(temperature)).float()
     ones = torch.ones(len(x))
-    return Labelled(features.float(), log_target, ones * temperature / HOT, ones)
+    log_z = toy.log_z(temperature) * ones
+    return Labelled(features.float(), reduced, 0.0 * ones, log_z, ones * temperature / HOT, ones)
 
 
 def test_a_lost_mode_is_seen(toy):
@@ -211,17 +213,61 @@ def test_a_lost_mode_is_seen(toy):
     class OneWell:
         """The target, exactly, in the left well alone."""
 
+        circular = torch.zeros(2, dtype=torch.bool)
+
         def state_log_prob(self, features, ratio):
             log_prob = torch.as_tensor(toy.log_prob(features[:, :2].double().numpy(), HOT)).float()
             return torch.where(features[:, 0] < toy.barrier, log_prob - math.log(share), -1e3)
 
-    assert abs(coverage.covered(OneWell()) - share) < 3.5 * math.sqrt(share * (1 - share) / 1000)
+    assert abs(coverage.covered(OneWell(), ["all"]) - share) < 3.5 * math.sqrt(share * (1 - share) / 1000)
 
     class Whole(OneWell):
         def state_log_prob(self, features, ratio):
             return torch.as_tensor(toy.log_prob(features[:, :2].double().numpy(), HOT)).float()
 
-    assert coverage.covered(Whole()) == 1.0
+    assert coverage.covered(Whole(), ["all"]) == 1.0
+    assert coverage.poorest_region(OneWell(), samples) < 1e-6
+    assert coverage.poorest_region(Whole(), samples) > 0.999
+
+
+def test_a_rare_mode_is_a_region_of_its_own(toy):
+    """A well that holds one sample in a hundred and is given a tenth of its density."""
+    x = toy.sample(40_000, HOT, np.random.default_rng(0))
+    right = x[:, 0] > toy.barrier
+    samples = _labelled(toy, np.concatenate([x[~right][:9900], x[right][:300]]), HOT)
+
+    class Neglectful:
+        circular = torch.zeros(2, dtype=torch.bool)
+
+        def state_log_prob(self, features, ratio):
+            log_prob = torch.as_tensor(toy.log_prob(features.double().numpy(), HOT)).float()
+            return log_prob - math.log(10.0) * (features[:, 0] > toy.barrier)
+
+    coverage = Coverage()
+    # A twelfth of the samples along x holds all of the small well, but not only that; at an angle it would.
+    Neglectful.circular = torch.tensor([True, False])
+    angles = samples[:]
+    angles.features = samples.features * 0.5
+    found = coverage.poorest_region(_Scaled(Neglectful(), 2.0), angles)
+    assert found == pytest.approx(0.1, rel=0.01)
+
+
+class _Scaled:
+    """A law of features that were multiplied by a factor before."""
+
+    def __init__(self, law, factor):
+        self.law, self.factor, self.circular = law, factor, law.circular
+
+    def state_log_prob(self, features, ratio):
+        return self.law.state_log_prob(self.factor * features, ratio)
+
+
+def test_samples_of_one_temperature_are_labelled_for_another(toy):
+    x = toy.sample(100, HOT, np.random.default_rng(0))
+    cooled = _labelled(toy, x, HOT).at(COLD / HOT, toy.log_z(COLD))
+    expected = toy.log_prob(x, COLD)
+    assert np.abs(cooled.log_target.numpy() - expected).max() < 1e-4 * np.abs(expected).max()
+    assert (cooled.ratio == COLD / HOT).all()
 
 
 def test_with_annealed_importance_sampling(toy, hot, tmp_path):
@@ -282,9 +328,8 @@ def test_buffer():
     """Even draws are even, weighted ones follow the weights, the oldest round goes, and all of it is stored."""
     n = 40
     weight = torch.arange(1.0, n + 1)
-    rounds = [
-        Labelled(torch.full((n, 1), float(i)), weight.clone(), weight.clone(), weight) for i in range(3)
-    ]
+    others = [weight.clone() for _ in range(4)]
+    rounds = [Labelled(torch.full((n, 1), float(i)), *others, weight) for i in range(3)]
     buffer = SampleBuffer(2)
     for one in rounds:
         buffer.add(one)
