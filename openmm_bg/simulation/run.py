@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -84,10 +85,12 @@ class _Run:
                 )
         self.dynamics = self._dynamics()
         self.n_evaluations, self.burned_in, self.n_segments = 0, False, 0
+        self.seconds, self._started = 0.0, time.perf_counter()
         if checkpoint.exists():
             with np.load(checkpoint) as stored:
                 state = dict(stored)
             self.n_evaluations = int(state.pop("n_evaluations"))
+            self.seconds = float(state.pop("seconds", 0.0))
             self.n_segments = int(state["n_segments"])
             self.burned_in = True
             self.dynamics.restore(state)
@@ -170,6 +173,10 @@ class _Run:
         source = self.dynamics if own else self.dynamics.potential
         return self.n_evaluations + source.n_evaluations
 
+    def _seconds(self) -> float:
+        """Return the wall time so far; of a run that was interrupted, that up to its last checkpoint and since."""
+        return self.seconds + time.perf_counter() - self._started
+
     def _energies_from(self) -> str:
         if isinstance(self.dynamics, OpenMMDynamics):
             return "OpenMM"
@@ -178,7 +185,8 @@ class _Run:
     def _checkpoint(self) -> None:
         state = self.dynamics.state()
         with atomic_path(self.work / "checkpoint.npz") as path, path.open("wb") as file:
-            np.savez(file, n_evaluations=self._evaluations(), n_segments=self.n_segments, **state)
+            counters = {"n_evaluations": self._evaluations(), "seconds": self._seconds()}
+            np.savez(file, **counters, n_segments=self.n_segments, **state)
 
     def _exchange_acceptance(self) -> list[float] | None:
         if not isinstance(self.dynamics, ParallelTempering):
@@ -210,6 +218,7 @@ class _Run:
             n_walkers=settings.n_walkers,
             n_frames=settings.frames_per_walker * settings.n_walkers,
             n_energy_evaluations=self._evaluations(),
+            seconds=round(self._seconds(), 2),
             n_restarts=self.dynamics.n_restarts,
             energies_from=self._energies_from(),
             exchange_acceptance=self._exchange_acceptance(),
@@ -218,12 +227,12 @@ class _Run:
         with atomic_path(trajectory) as path:
             with mdtraj.formats.HDF5TrajectoryFile(str(path), "w") as file:
                 file.topology = mdtraj.Topology.from_openmm(system.topology)
-                time = 0
+                n_frames = 0
                 for number in range(self.n_segments):
                     with np.load(self._segment(number)) as segment:
                         positions, energies = segment["positions"], segment["energies"]
-                    steps = time + np.arange(1, len(positions) + 1)
-                    time += len(positions)
+                    steps = n_frames + np.arange(1, len(positions) + 1)
+                    n_frames += len(positions)
                     file.write(
                         coordinates=positions.reshape(-1, system.n_atoms, 3),
                         time=np.repeat(steps * settings.interval * settings.timestep, settings.n_walkers),
