@@ -14,6 +14,7 @@ import numpy as np
 from openmm_bg.analysis import Ramachandran, torsion_angles, total_variation, total_variation_floor
 from openmm_bg.comparison import Ensemble, compare
 from openmm_bg.files import atomic_write_json, provenance
+from openmm_bg.models import shipped_models
 from openmm_bg.reference import load_reference
 from openmm_bg.report import write_report
 from openmm_bg.simulation import SimulationSettings, simulate
@@ -34,7 +35,8 @@ class MainJobSettings:
         simulation: Settings of the simulation, whose temperature is that of training.
         training: Settings of the training.
         target_temperature: The temperature to sample [K].
-        n_samples: Samples drawn at the training temperature, and as many at the target temperature.
+        n_samples: Samples drawn at the training temperature, as many at the target temperature, and as many
+            there of the package's own model of the system, if it has one.
         n_replicas: Temperatures of the replica exchange, from the target to the training temperature.
         n_iterations: Iterations of the replica exchange.
         n_proposals: Flow proposals in each iteration.
@@ -83,8 +85,9 @@ def run_main_job(
     data = job.simulate()
     job.train(data)
     hot, cold = job.sample()
+    shipped = job.sample_shipped()
     chain = job.exchange()
-    return job.conclude(hot, cold, chain)
+    return job.conclude(hot, cold, shipped, chain)
 
 
 class _MainJob:
@@ -122,7 +125,7 @@ class _MainJob:
         settings = self.settings
         for temperature in (settings.simulation.temperature, settings.target_temperature):
             path = self.output / f"samples_{temperature:g}K.h5"
-            if not self._is_of_model(path):
+            if not self._is_of_model(path, self.output / "model"):
                 label = f"3/4  {settings.n_samples} samples at {temperature:g} K"
                 with self.stages.stage(f"sample_{temperature:g}K", label):
                     generator = BoltzmannGenerator.load(self.output / "model")
@@ -133,14 +136,34 @@ class _MainJob:
             found.append(load_samples(path, self.system))
         return found[0], found[1]
 
-    def _is_of_model(self, path: Path) -> bool:
+    def sample_shipped(self) -> Samples | None:
+        """Sample the package's own model of the system at the target temperature, if there is one."""
+        from openmm_bg.generator import BoltzmannGenerator
+        from openmm_bg.io import load_samples, save_samples
+
+        settings, temperature = self.settings, self.settings.target_temperature
+        model = shipped_models().get(settings.system)
+        if model is None:
+            return None
+        path = self.output / f"samples_shipped_model_{temperature:g}K.h5"
+        if not self._is_of_model(path, model):
+            label = f"3/4  {settings.n_samples} samples at {temperature:g} K of the model in the package"
+            with self.stages.stage("sample_shipped", label):
+                generator = BoltzmannGenerator.load(model)
+                samples = generator.sample(
+                    settings.n_samples, temperature, seed=settings.seed, progress=self.progress
+                )
+                save_samples(samples, path)
+        return load_samples(path, self.system)
+
+    def _is_of_model(self, path: Path, model: Path) -> bool:
         """Tell whether samples are there, and of the model that is there now."""
         from openmm_bg.generator import model_hash
 
         summary = path.with_suffix(".json")
         if not summary.exists():
             return False
-        return json.loads(summary.read_text())["record"]["model_hash"] == model_hash(self.output / "model")
+        return json.loads(summary.read_text())["record"]["model_hash"] == model_hash(model)
 
     def exchange(self) -> ExchangeRecord:
         """Run the replica exchange with flow moves in openmmtools."""
@@ -163,7 +186,9 @@ class _MainJob:
                 progress=self.progress,
             )
 
-    def conclude(self, hot: Samples, cold: Samples, chain: ExchangeRecord) -> dict[str, Any]:
+    def conclude(
+        self, hot: Samples, cold: Samples, shipped: Samples | None, chain: ExchangeRecord
+    ) -> dict[str, Any]:
         """Compare, draw, write the summary and the report."""
         settings, temperature = self.settings, self.settings.target_temperature
         self.stages.wall_seconds.pop("compare", None)  # of an earlier call
@@ -173,19 +198,24 @@ class _MainJob:
                 "replica exchange with flow", chain.positions[:, 0], chain.potential_energy[:, 0]
             )
             reference = Ensemble(self.reference.ramachandran, self.reference.potential_energy, temperature)
-            table = compare(reference, {"samples": sampled, "chain": walked})
-            self._draw([sampled, walked, reference])
+            compared = {"samples": sampled, "chain": walked}
+            if shipped is not None:
+                compared["shipped"] = self._ensemble(
+                    "the package's model", shipped.positions, shipped.energies, shipped.log_weights
+                )
+            table = compare(reference, compared)
+            self._draw([*compared.values(), reference])
         model = json.loads((self.output / "model" / "model.json").read_text())["record"]
         data = json.loads((self.output / "data" / "provenance.json").read_text())
         evaluations = {
             "simulation": data["n_energy_evaluations"],
             "training": model["training"]["n_energy_evaluations"],
-            "sampling": len(hot) + len(cold),
+            "sampling": len(hot) + len(cold) + len(shipped or ()),
             "exchange": chain.energy_evaluations,
         }
         t_hot, t_cold = f"{settings.simulation.temperature:g}K", f"{temperature:g}K"
         phi = table["P(phi > 0)"]
-        labels = ("samples", "chain", "reference")
+        labels = (*compared, "reference")
         summary = {
             f"ess_{t_hot}": hot.ess(),
             f"ess_{t_cold}": cold.ess(),
@@ -193,6 +223,7 @@ class _MainJob:
             f"ess_{t_cold}_clipped": cold.ess(clip=1e-4),
             f"pareto_k_{t_hot}": hot.pareto_k(),
             f"pareto_k_{t_cold}": cold.pareto_k(),
+            **({} if shipped is None else {f"ess_{t_cold}_shipped": shipped.ess()}),
             "n_samples": len(cold),
             "n_energy_evaluations": sum(evaluations.values()),
             "n_energy_evaluations_by_stage": evaluations,
@@ -210,16 +241,14 @@ class _MainJob:
                     "value": total_variation(ensemble.ramachandran, reference.ramachandran),
                     "noise_floor": total_variation_floor(ensemble.ramachandran, reference.ramachandran),
                 }
-                for label, ensemble in (("samples", sampled), ("chain", walked))
+                for label, ensemble in compared.items()
             },
             f"acceptance_{t_cold}": float(chain.flow_acceptance[0]),
             "acceptance_exchange": chain.exchange_acceptance,
             "round_trips": chain.round_trips,
             "wall_seconds": self.stages.wall_seconds,
             "wall_seconds_total": round(sum(self.stages.wall_seconds.values()), 1),
-            "all_agree": all(
-                table[name][label]["agrees"] for name in table for label in ("samples", "chain")
-            ),
+            "all_agree": all(table[name][label]["agrees"] for name in table for label in compared),
             "record": provenance(seed=settings.seed, settings=self.stages.settings),
         }
         atomic_write_json(self.output / "summary.json", summary)

@@ -61,8 +61,10 @@ def main() -> int:
     say("\nAgainst a reference without any flow (differences in combined standard errors):")
     for name, by_label in summary["figures_300K"].items():
         parts = [f"{name:20s}"]
-        for label in ("samples", "chain", "reference"):
-            one = by_label[label]
+        for label in ("samples", "chain", "shipped", "reference"):
+            one = by_label.get(label)
+            if one is None:
+                continue
             z = f" ({one['z']:+.1f})" if "z" in one else ""
             parts.append(f"{label} {with_error((one['value'], one['stderr']))}{z}")
         say("  " + "   ".join(parts))

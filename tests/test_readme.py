@@ -58,6 +58,23 @@ def test_python_example(small_model, capsys):
     assert namespace["mean"].stderr > 0
 
 
+@pytest.mark.filterwarnings("ignore")  # openmmtools' own, and a flow that is not trained
+def test_snippets_of_exchange(small_model, tmp_path, monkeypatch):
+    """They follow each other, in one namespace; fewer iterations do here."""
+    text = (Path(__file__).parent.parent / "docs" / "exchange.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+    code = code.replace("demo/model", str(small_model)).replace("range(200)", "range(2)")
+    code = code.replace("number_of_iterations=100", "number_of_iterations=2").replace(
+        "simulate(100)", "simulate(2)"
+    )
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(compile(code, "exchange.md", "exec"), namespace)
+    assert namespace["move"].n_proposed == 2
+    assert namespace["sampler"].iteration == 2
+    assert [flow.n_proposed for (flow,) in namespace["native"].moves] == [2 * 16] * 4
+
+
 def test_commands_exist():
     from typer.main import get_command
 
