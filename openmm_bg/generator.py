@@ -85,6 +85,17 @@ class BoltzmannGenerator:
             self._system_hash = self.system.system_hash
         return self._system_hash
 
+    @property
+    def energy_evaluations(self) -> dict[str, int]:
+        """Energy evaluations that the model has cost, by stage: "simulation", "training" and "annealing"."""
+        counts = {"simulation": self.record.get("data", {}).get("n_energy_evaluations", 0)}
+        counts["training"] = self.record.get("training", {}).get("n_energy_evaluations", 0)
+        counts["annealing"], annealing = 0, self.record.get("annealing")
+        while annealing:
+            counts["annealing"] += annealing["n_energy_evaluations"]
+            annealing = annealing.get("before")
+        return counts
+
     def sample(
         self,
         n: int,

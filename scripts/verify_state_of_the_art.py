@@ -34,11 +34,12 @@ def hour(work: Path, _: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def annealed(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A million samples of the annealed model."""
-    from openmm_bg.generator import read_header
+    from openmm_bg.generator import BoltzmannGenerator
     from openmm_bg.reproduction.state_of_the_art import annealed_rows, many_samples
 
     samples = many_samples(arguments.model, 1_000_000, 1, work / "annealed_300K.npz")
-    yield from annealed_rows(samples, read_header(arguments.model)["record"], "annealed")
+    counted = BoltzmannGenerator.load(arguments.model).energy_evaluations
+    yield from annealed_rows(samples, counted, "annealed")
 
 
 def multiple_try(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -422,6 +422,7 @@ class Annealer:
             best_step=self._best_figures["step"],
             rungs=self.rungs,
             log=self.log,
+            before=before.record.get("annealing"),  # if the model was annealed already
         )
         top = self.flow.temperature if settings.conditioned else 4.0 / 3.0 * settings.temperature
         generator = BoltzmannGenerator(

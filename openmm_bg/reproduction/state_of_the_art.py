@@ -67,15 +67,6 @@ def run_commands(output: Path, commands: dict[str, list[str]], run: Run) -> Stag
     return stages
 
 
-def evaluations(record: dict[str, Any]) -> dict[str, int]:
-    """Return the energy evaluations of a model by stage: simulation, training and annealing."""
-    return {
-        "simulation": int(record["data"]["n_energy_evaluations"]),
-        "training": int(record["training"]["n_energy_evaluations"]),
-        "annealing": int(record.get("annealing", {}).get("n_energy_evaluations", 0)),
-    }
-
-
 def many_samples(model: Path, n: int, seed: int, path: Path) -> dict[str, np.ndarray]:
     """Draw many samples and keep what figures need of them: phi, psi, log-weights, energies.
 
@@ -120,19 +111,19 @@ def hour_rows(output: Path, stages: Stages) -> Iterator[dict[str, Any]]:
     ess = summary["ess"]
     yield row(f"{name}: ESS at 300 K, unclipped, 1e5 samples", ess, ">= 0.50", ess >= 0.5)
     yield row(f"{name}: ESS at 300 K (goal)", ess, ">= 0.80", ess >= 0.8, goal=True)
-    counted = evaluations(BoltzmannGenerator.load(output / "annealed").record)
+    counted = BoltzmannGenerator.load(output / "annealed").energy_evaluations
     total = sum(counted.values())
     yield row(f"{name}: energy evaluations", total, "reported", True, by_stage=counted)
 
 
 def annealed_rows(
-    samples: dict[str, np.ndarray], record: dict[str, Any], label: str
+    samples: dict[str, np.ndarray], counted: dict[str, int], label: str
 ) -> Iterator[dict[str, Any]]:
     """Judge a generator by many samples at 300 K.
 
     Args:
         samples: What `many_samples` returned.
-        record: The model's record.
+        counted: The model's energy evaluations by stage.
         label: The name of the generator in the rows.
     """
     log_weights, n = samples["log_weights"], len(samples["log_weights"])
@@ -145,7 +136,6 @@ def annealed_rows(
     yield row(f"{label}: samples behind it", n, ">= 1e6", n >= 1_000_000)
     k = statistics.pareto_k(log_weights)
     yield row(f"{label}: Pareto k at 300 K", k, "< 0.5", k < 0.5)
-    counted = evaluations(record)
     total = sum(counted.values())
     name = f"{label}: energy evaluations"
     yield row(name, total, "<= 1e8", total <= 1e8, by_stage=counted)

@@ -138,7 +138,13 @@ def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch, ais):
         )
     annealer.run()
     generator = annealer.finish()
-    assert generator.record["annealing"]["n_energy_evaluations"] == sum(seen)
+    assert generator.energy_evaluations["annealing"] == sum(seen)
+    training = generator.record["training"]["n_energy_evaluations"]
+    assert generator.energy_evaluations == {"simulation": 0, "training": training, "annealing": sum(seen)}
+    # A model that is annealed again has cost both.
+    again = anneal(generator, tmp_path / "again", settings)
+    count = again.record["annealing"]["n_energy_evaluations"]
+    assert again.energy_evaluations["annealing"] == sum(seen) + count
     assert int(rows_of(tmp_path / "model")[-1]["energy_evaluations"]) == sum(seen)
 
 
