@@ -22,7 +22,7 @@ def test_main_job(tmp_path):
     )
     lines = []
     summary = run_main_job(tmp_path / "job", settings, say=lines.append)
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert summary == json.loads((tmp_path / "job" / "summary.json").read_text())
     wanted = {
         "ess_600K",
@@ -35,11 +35,11 @@ def test_main_job(tmp_path):
     wanted |= {"p_phi_positive_300K", "p_phi_positive_300K_stderr", "acceptance_300K", "wall_seconds"}
     assert wanted <= summary.keys()
     assert summary["training_frames"] == 6400
-    assert set(summary["p_phi_positive_300K"]) == {"samples", "chain", "reference"}
+    assert set(summary["p_phi_positive_300K"]) == {"samples", "chain", "shipped", "reference"}
     for figure in ("P(beta/PPII)", "P(alpha-R)", "mean energy (kT)", "std of energy (kT)"):
         assert {"value", "stderr", "z", "agrees"} <= summary["figures_300K"][figure]["chain"].keys()
     evaluations = summary["n_energy_evaluations_by_stage"]
-    assert evaluations["sampling"] == 800
+    assert evaluations["sampling"] == 1200
     # Steps and the end of the dynamics; proposals, the configuration before them and the end; the exchange.
     assert evaluations["exchange"] == 12 * 2 * ((100 + 1) + (4 + 1 + 1) + 1)
     for name in (

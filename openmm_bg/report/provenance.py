@@ -37,7 +37,7 @@ def _training_section(model: Path, name: str, ending: str) -> Section:
     if is_finished(model):
         facts = summarize_model(model)
         command = next(fact.value for fact in facts["provenance"] if fact.name == "command")
-        for heading in ("flow", "molecule", "training"):
+        for heading in ("flow", "molecule", "training", "annealing"):
             if heading in facts:
                 section.tables.append(
                     Table(f"The model: {heading}", ("figure", "value", "meaning"), facts[heading])

@@ -1,0 +1,73 @@
+"""The model that comes with the package: found by name, whole, of its system, and as good as it claims."""
+
+import json
+import re
+
+import pytest
+
+from openmm_bg import BoltzmannGenerator, FlowMove, InputError, systems
+from openmm_bg.comparison import AGREEMENT
+from openmm_bg.generator import check_files, model_hash, read_header
+from openmm_bg.models import find_model, shipped_models
+from openmm_bg.reference import load_umbrella_reference
+from openmm_bg.statistics import weighted_mean, z_score
+
+NAME = "alanine_dipeptide"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return BoltzmannGenerator.load(NAME)
+
+
+def test_names():
+    assert list(shipped_models()) == [NAME]
+    assert find_model(NAME) == shipped_models()[NAME]
+    assert find_model(NAME).name == NAME
+
+
+def test_a_directory_of_that_name_goes_first(tmp_path, monkeypatch, generator):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    assert find_model(NAME) == tmp_path / NAME
+    with pytest.raises(InputError, match="no model in"):
+        BoltzmannGenerator.load(NAME)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match="There is no model in alanine_tripeptide"):
+        BoltzmannGenerator.load("alanine_tripeptide")
+
+
+def test_files():
+    directory = find_model(NAME)
+    check_files(directory, read_header(directory))
+    assert sum(file.stat().st_size for file in directory.iterdir()) < 10e6
+
+
+def test_record(generator):
+    """It says how it was made, and nothing of where."""
+    text = (find_model(NAME) / "model.json").read_text()
+    commands = re.findall(r'"command": "([^"]*)"', text)
+    assert len(commands) >= 3
+    assert not any("/" in command for command in commands)
+    assert json.loads(text)["system_hash"] == systems.load(NAME).system_hash
+    assert generator.temperature_range == (300.0, 600.0)
+    assert 0 < sum(generator.energy_evaluations.values()) < 1e8
+    assert all(generator.energy_evaluations.values())
+
+
+@pytest.mark.parametrize(("temperature", "least"), [(300.0, 0.8), (420.0, 0.75), (600.0, 0.6)])
+def test_samples(generator, temperature, least):
+    samples = generator.sample(3000, temperature, seed=4)
+    assert samples.ess() > least
+    assert samples.pareto_k() < 0.7
+    if temperature == 300.0:
+        reference = load_umbrella_reference(NAME, temperature).mean_energy
+        found = weighted_mean(samples.reduced_energy, samples.log_weights)
+        assert abs(z_score(found, reference)) < AGREEMENT
+
+
+def test_moves_take_the_name():
+    move = FlowMove(NAME)
+    assert move.model_hash == model_hash(NAME)
