@@ -88,8 +88,8 @@ class BoltzmannGenerator:
     @property
     def energy_evaluations(self) -> dict[str, int]:
         """Energy evaluations that the model has cost, by stage: "simulation", "training" and "annealing"."""
-        counts = {"simulation": self.record.get("data", {}).get("n_energy_evaluations", 0)}
-        counts["training"] = self.record.get("training", {}).get("n_energy_evaluations", 0)
+        counts = {"simulation": (self.record.get("data") or {}).get("n_energy_evaluations", 0)}
+        counts["training"] = (self.record.get("training") or {}).get("n_energy_evaluations", 0)
         counts["annealing"], annealing = 0, self.record.get("annealing")
         while annealing:
             counts["annealing"] += annealing["n_energy_evaluations"]

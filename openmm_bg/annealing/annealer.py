@@ -22,11 +22,12 @@ from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
-from openmm_bg.errors import InputError, ReliabilityWarning
+from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.flows import PositionFlow, SplineFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.training.checkpoint import (
+    can_train_in,
     optimizer_state,
     part,
     prefixed,
@@ -126,12 +127,13 @@ class Annealer:
         self._best: dict[str, torch.Tensor] | None = None
         self._best_figures: dict[str, float] = {}
         self._recent: list[float] = []
-        self._lowest_log_z: list[float] = []
+        self._lowest_log_z: list[tuple[float, float]] = []  # and how much each is worth
 
     @property
     def _log_z(self) -> float:
         """The logarithm of the partition function at the lowest temperature, by the latest rounds."""
-        return float(np.mean(self._lowest_log_z))
+        log_z, weights = np.array(self._lowest_log_z).T
+        return float(np.average(log_z, weights=weights))
 
     @property
     def n_energy_evaluations(self) -> int:
@@ -146,6 +148,8 @@ class Annealer:
                 start = time.perf_counter()
                 self._lower()
                 figures = self._new_round()
+                if self._best is None:  # of this rung: what it begins with is the first that may be kept
+                    self._validate(figures)
                 before = self.step
                 for _ in range(min(settings.steps_per_round, settings.n_steps - self.step)):
                     self._one_step()
@@ -197,13 +201,17 @@ class Annealer:
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
         self.buffer.add(samples)
-        self._lowest_log_z = [*self._lowest_log_z, figures[0].log_z][-settings.buffer_rounds :]
-        if "highest" not in self.coverage.sets:
-            begun, _ = self.target.draw(self.average, [top], [settings.round_size], self._random)
-            self.coverage.keep("highest", begun, _COVERAGE_SAMPLES, self._random)
-        if "lowest" not in self.coverage.sets or (self.rungs and self.rungs[-1]["step"] == self.step):
-            at_lowest = samples[samples.ratio == samples.ratio[0]]
-            self.coverage.keep("lowest", at_lowest, _COVERAGE_SAMPLES, self._random)
+        worth = max(figures[0].ess, 1e-6)
+        self._lowest_log_z = [*self._lowest_log_z, (figures[0].log_z, worth)][-settings.buffer_rounds :]
+        wanted = {"highest": top} if "highest" not in self.coverage.sets else {}
+        if self._best is None:
+            wanted["lowest"] = self.lowest
+        for (
+            name,
+            temperature,
+        ) in wanted.items():  # drawn apart, since importance sampling moves those of a round
+            drawn, _ = self.target.draw(self.average, [temperature], [settings.round_size], self._random)
+            self.coverage.keep(name, drawn, _COVERAGE_SAMPLES, self._random)
         return figures
 
     def _one_step(self) -> None:
@@ -215,7 +223,6 @@ class Annealer:
         batch = self._batch()
         log_q = self.flow.state_log_prob(batch.features, batch.ratio)
         deviation = log_q - batch.log_target
-        # In kT of the training temperature, so that every temperature counts alike.
         loss = functional.huber_loss(deviation, torch.zeros_like(deviation), delta=settings.huber)
         self._optimizer.zero_grad()
         loss.backward()
@@ -233,18 +240,21 @@ class Annealer:
         settings = self.settings
         n_data = round(settings.data_share * settings.batch_size) if self._data is not None else 0
         n_resampled = round(settings.resampled_share * settings.batch_size)
-        n_even = settings.batch_size - n_resampled - n_data
+        n_even = max(0, settings.batch_size - n_resampled - n_data)
         batch = self.buffer.draw(n_even, n_resampled, self._random)
         if n_data:
             frames = self._frames()
             chosen = torch.randint(len(frames), (n_data,), generator=self._random)
             batch = Labelled.joined([batch, frames[chosen]])
+        lowest = self.lowest / self.flow.temperature
+        if not settings.conditioned:  # a flow for one temperature learns that one alone
+            return batch.at(lowest, self._log_z)
         n_cooled = round(settings.cooled_share * settings.batch_size)
         if not n_cooled:
             return batch
         # Hot samples and frames as members of the lowest temperature: rare states are less rare among them.
         chosen = torch.randperm(len(batch), generator=self._random)
-        cooled = batch[chosen[:n_cooled]].at(self.lowest / self.flow.temperature, self._log_z)
+        cooled = batch[chosen[:n_cooled]].at(lowest, self._log_z)
         return Labelled.joined([batch[chosen[n_cooled:]], cooled])
 
     def _frames(self) -> Labelled:
@@ -302,20 +312,17 @@ class Annealer:
         self._recent = []
         self.log.append(row)
         score = float(np.mean([math.log(max(one["clipped_ess"], 1e-6)) for one in judged]))
-        best = self._best_figures
+        best = dict(self._best_figures)
         if best and (
             row["clipped_ess"] < settings.collapse_ess * best["clipped_ess"]
             or covered < settings.covered * best["covered"]
         ):
             self._restore()
-        elif not best or score > best["score"]:
+            return
+        self._best_figures["covered"] = max(covered, best.get("covered", 0.0))
+        if not best or score > best.get("score", -math.inf):
             self._best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
-            self._best_figures = {
-                "score": score,
-                "clipped_ess": row["clipped_ess"],
-                "covered": covered,
-                "step": self.step,
-            }
+            self._best_figures |= {"score": score, "clipped_ess": row["clipped_ess"], "step": self.step}
 
     def _judged(self, temperature: float) -> dict[str, float]:
         draw = torch.Generator().manual_seed(self.settings.seed + 1)
@@ -336,11 +343,12 @@ class Annealer:
         }
 
     def _restore(self) -> None:
-        """Put the best flow back, forget the samples of the worse one, and go on with smaller steps."""
+        """Put the best flow back, forget what the worse one has told, and go on with smaller steps."""
         self.flow.load_state_dict(self._best)
         self.average.load_state_dict(self._best)
         self._optimizer.state.clear()
         self.buffer.clear()
+        self._lowest_log_z = []
         self._rate_factor *= 0.5
         self.n_restored += 1
 
@@ -381,6 +389,14 @@ class Annealer:
                 f"{self.output} holds an interrupted annealing of another model or with other settings; repeat its "
                 "settings to continue it, or choose another output directory."
             )
+        try:
+            self._continue(header, tensors)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ModelFileError(
+                f"{path} is of another version of openmm_bg; remove it to start anew."
+            ) from error
+
+    def _continue(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         self.flow.load_state_dict(part(tensors, "flow."))
         self.average.load_state_dict(part(tensors, "average."))
         self._best = part(tensors, "best.") or None
@@ -404,13 +420,23 @@ class Annealer:
         """Save the best flow and remove the checkpoint.
 
         Raises:
-            InputError: If the lowest temperature was not reached.
+            InputError: If no lower temperature was reached, or the flow is of no use.
         """
         settings, before = self.settings, self.generator
-        if self.lowest > settings.temperature:
+        hint = "take more steps, a smaller learning rate, a lower rung_ess, or a better model to begin with."
+        if not self.rungs:
             raise InputError(
-                f"The annealing came down to {self.lowest:g} K only, where the effective sample size stayed below "
-                f"{settings.rung_ess:g}; take more steps, a lower rung_ess, or a better model to begin with."
+                f"The annealing reached no temperature below {self.lowest:g} K at an effective sample size of "
+                f"{settings.rung_ess:g}: {hint}"
+            )
+        if not self._best_figures["clipped_ess"] > 0:
+            raise InputError(f"The annealing came to no usable model: {hint}")
+        if self.lowest > settings.temperature:
+            warnings.warn(
+                f"The annealing came down to {self.lowest:g} K only, and the model is meant for temperatures from "
+                "there; anneal it again to go on.",
+                ReliabilityWarning,
+                stacklevel=3,
             )
         self.average.load_state_dict(self._best)
         record = provenance(
@@ -424,13 +450,13 @@ class Annealer:
             log=self.log,
             before=before.record.get("annealing"),  # if the model was annealed already
         )
-        top = self.flow.temperature if settings.conditioned else 4.0 / 3.0 * settings.temperature
+        top = self.flow.temperature if settings.conditioned else 4.0 / 3.0 * self.lowest
         generator = BoltzmannGenerator(
             self.average,
             self._exact,
             system=before.system,
             record={**before.record, "annealing": record},
-            temperature_range=(settings.temperature, top),
+            temperature_range=(self.lowest, top),
         )
         write_log(self.output / LOG, self.log)
         poorest = next(row for row in self.log if row["step"] == record["best_step"])["poorest_region"]
@@ -454,9 +480,7 @@ def _check(
     flow = generator.flow
     if (output / "model.json").exists():
         raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
-    if output.exists() and not (
-        output.is_dir() and ((output / CHECKPOINT).exists() or not any(output.iterdir()))
-    ):
+    if not can_train_in(output):
         raise InputError(f"{output} exists and holds other things; choose another output directory.")
     if not isinstance(flow, PositionFlow):
         raise InputError(
@@ -476,6 +500,8 @@ def _check(
         raise InputError("The generator does not know its system, which annealing needs for energies.")
     if data is not None and data.system.system_hash != generator.system_hash:
         raise InputError("The data are of another system than the model.")
+    if data is not None and not np.isfinite(data.energies).all():
+        raise InputError("The data have NaN or infinite energies; simulate again.")
     if data is not None and abs(data.temperature - flow.temperature) > 1e-6 * flow.temperature:
         raise InputError(
             f"The data are of {data.temperature:g} K, and the model was trained at {flow.temperature:g} K; "

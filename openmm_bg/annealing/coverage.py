@@ -55,7 +55,7 @@ class Coverage:
             flow: The flow.
             samples: Samples of any law, labelled with the temperature that is looked at.
         """
-        deviation = _deviation(flow, samples)
+        deviation = torch.nan_to_num(_deviation(flow, samples), nan=-math.inf, neginf=-math.inf)
         typical, poorest = deviation.median(), 0.0
         for angle, values in zip(flow.circular.tolist(), samples.features.T, strict=True):
             place = (values + math.pi) / (2.0 * math.pi)
@@ -65,7 +65,8 @@ class Coverage:
             for k in range(_REGIONS):
                 members = deviation[region == k]
                 if len(members) >= _LEAST_MEMBERS:
-                    poorest = min(poorest, float(members.median() - typical))
+                    lowest = float(members.median())
+                    poorest = min(poorest, lowest - float(typical) if math.isfinite(lowest) else -math.inf)
         return math.exp(poorest)
 
 

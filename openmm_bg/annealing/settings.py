@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from openmm_bg.errors import InputError
@@ -85,8 +86,19 @@ class AnnealingSettings:
         names = ("n_steps", "batch_size", "round_size", "reuse", "buffer_rounds", "n_temperatures")
         names += ("learning_rate", "huber", "energy_margin", "max_gradient_norm", "validation_interval")
         for name in (*names, "validation_samples"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be positive and finite, not {getattr(self, name)}.")
+        names = (
+            "n_steps",
+            "batch_size",
+            "round_size",
+            "buffer_rounds",
+            "n_temperatures",
+            "ais_distributions",
+        )
+        for name in (*names, "validation_interval", "validation_samples"):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise InputError(f"{name} must be a whole number, not {getattr(self, name)}.")
         names = (
             "lowest_share",
             "resampled_share",
@@ -101,6 +113,10 @@ class AnnealingSettings:
                 raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
         if self.ais_distributions < 0:
             raise InputError(f"ais_distributions must not be negative, and is {self.ais_distributions}.")
+        if self.conditioned and self.n_temperatures < 2:
+            raise InputError("n_temperatures must be at least 2, or the flow for a single temperature.")
+        if not 0 < self.lowest_share < 1:
+            raise InputError(f"lowest_share must be above 0 and below 1, not {self.lowest_share}.")
         if self.resampled_share + self.data_share > 1:
             raise InputError("resampled_share and data_share must not add up to more than 1.")
         if self.round_size < 100 * self.n_temperatures:

@@ -141,7 +141,7 @@ def anneal(
                 f"of {settings.validation_samples} samples, unclipped",
             ),
             ("Pareto k", f"{best['pareto_k']:.2f}", "below 0.5 the weights have a variance"),
-            ("covered", f"{best['covered']:.1%}", "of the target's earlier samples: no mode was lost"),
+            ("covered", f"{best['covered']:.1%}", "of earlier samples of the target keep a fair density"),
             (
                 "poorest region",
                 f"{best['poorest_region']:.2f}",

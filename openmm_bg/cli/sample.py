@@ -74,7 +74,8 @@ def sample(
         title=f"{samples.temperature:g} K: {output}",
     )
     samples.warn_if_unreliable()
-    say(f"Look at them with: openmm-bg report {output} {model}")
+    own = f" {model}" if model.exists() else ""  # a model of the package has no training to show
+    say(f"Look at them with: openmm-bg report {output}{own}")
 
 
 def _load(model: Path, device: str) -> BoltzmannGenerator:

@@ -99,6 +99,8 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
         self._sampler.applyState(state)
         batched = self._fitting_potential(start, temperature)
 
+        parameters = str(sorted(context_parameters(context).items()))
+
         def reduced_energies(x: torch.Tensor) -> np.ndarray:
             if batched is None:
                 return self._context_energies(x, state)
@@ -106,7 +108,8 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
                 return batched.energy(x).double().numpy() / thermal_energy(temperature)
 
         for move in self.moves[state]:
-            end = move.steps(Target(move.generator.flow, temperature, reduced_energies), end)
+            target = Target(move.generator.flow, temperature, reduced_energies, lambda: parameters)
+            end = move.steps(target, end)
         if end is not start or any(move.reassign_velocities for move in self.moves[state]):
             context.setPositions(end.numpy())
             velocities = maxwell_boltzmann(self._host.masses, temperature)

@@ -247,7 +247,10 @@ class Flow(nn.Module, ABC):
         """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
         if self.dtype == torch.float64:
             return self
-        version = tuple(p._version for p in self.parameters())
+        # Sums as well as versions: fused optimisers change parameters without a new version.
+        parameters = list(self.parameters())
+        sums = torch.stack([p.detach().double().sum() for p in parameters]).tolist()
+        version = tuple(p._version for p in parameters), tuple(sums)
         if self._twin is None or self._twin[0] != version:
             self._twin = None
             self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))

@@ -11,6 +11,7 @@ from nflows.transforms import CompositeTransform
 from openmm_bg.flows.base import PositionFlow, Ratio
 from openmm_bg.flows.layers import spline_layers
 from openmm_bg.transforms.base import Coordinates
+from openmm_bg.transforms.couplings import SplineCoupling
 
 
 class SplineFlow(PositionFlow):
@@ -110,4 +111,11 @@ class SplineFlow(PositionFlow):
             if name in state and state[name].shape != tensor.shape:
                 state[name] = torch.cat([state[name], torch.zeros_like(tensor[:, state[name].shape[1] :])], 1)
         flow.load_state_dict(state)
+        for layer in flow.transform._transforms:
+            if isinstance(layer, SplineCoupling) and layer.sees_nothing:
+                # It has seen a one, which was its only input, and now sees the temperature in that place.
+                first = layer.conditioner.initial_layer
+                with torch.no_grad():
+                    first.bias += first.weight[:, 0]
+                    first.weight.zero_()
         return flow.to(self._device)

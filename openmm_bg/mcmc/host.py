@@ -90,6 +90,16 @@ def host_system(thermodynamic_state: ThermodynamicState) -> HostSystem:
     return host
 
 
+def energy_function_name(thermodynamic_state: ThermodynamicState) -> str:
+    """Return a name of the energy function of a thermodynamic state that no other one has."""
+    from openmmtools.states import ThermodynamicState
+
+    if type(thermodynamic_state) is ThermodynamicState:
+        return host_system(thermodynamic_state).system_hash
+    # The parameters of a compound state are those of its system.
+    return system_hash(thermodynamic_state.get_system(remove_thermostat=True))
+
+
 def context_parameters(context: openmm.Context) -> dict[str, float]:
     """Return the parameters of a Context that may change the energy: all but those of thermostats."""
     import openmm

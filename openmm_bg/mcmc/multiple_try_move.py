@@ -96,7 +96,9 @@ class MultipleTryMove(ProposalMove):
             members = np.r_[current, first : first + self.n_candidates]
             log_w = log_weights[members]
             if waste_recycling.is_wanted() and np.isfinite(log_w).any():
-                waste_recycling.record(target.temperature, positions[members], softmax(log_w))
+                waste_recycling.record(
+                    target.temperature, positions[members], softmax(log_w), target.energy_function()
+                )
             chosen = members[self._choose(target, log_w)]
             n_accepted, current = n_accepted + int(chosen != current), chosen
         self.n_proposed += self.n_proposals

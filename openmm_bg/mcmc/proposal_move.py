@@ -13,7 +13,7 @@ from openmmtools.mcmc import MCMCMove
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.mcmc import registry
-from openmm_bg.mcmc.host import HostSystem, host_system, reduced_energies
+from openmm_bg.mcmc.host import HostSystem, energy_function_name, host_system, reduced_energies
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
 from openmm_bg.units import kelvin, picoseconds
@@ -133,7 +133,10 @@ class ProposalMove(MCMCMove):
 
         start = torch.tensor(sampler_state.positions.value_in_unit(unit.nanometer), dtype=torch.float64)
         target = Target(
-            generator.flow, temperature, lambda x: reduced_energies(thermodynamic_state, x, cache)
+            generator.flow,
+            temperature,
+            lambda x: reduced_energies(thermodynamic_state, x, cache),
+            lambda: energy_function_name(thermodynamic_state),
         )
         end = self.steps(target, start)
 

@@ -27,11 +27,13 @@ class Target:
         temperature: The host's temperature [K].
         reduced_energies: Returns u with shape=(batch,), +inf where it is not finite, of configurations [nm]
             with shape=(batch, n_atoms, 3) in float64; NaN is allowed.
+        energy_function: Returns a name of the host's energy function that no other one has.
     """
 
     flow: Flow
     temperature: float
     reduced_energies: Callable[[torch.Tensor], np.ndarray]
+    energy_function: Callable[[], str] = str
 
     def sample_momenta(self, n: int) -> torch.Tensor:
         """Draw momenta with shape=(n, n_momenta); they do not depend on positions."""

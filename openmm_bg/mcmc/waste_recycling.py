@@ -45,6 +45,7 @@ class WasteRecycling:
     def __init__(self, functions: Functions) -> None:
         self._functions = dict(functions)
         self._values: dict[str, dict[str, list[float]]] = {}
+        self._energy_functions: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Start to record."""
@@ -81,7 +82,14 @@ class WasteRecycling:
         """
         return chain_mean(self.series(name, temperature))
 
-    def _record(self, temperature: float, positions: np.ndarray, weights: np.ndarray) -> None:
+    def _record(
+        self, temperature: float, positions: np.ndarray, weights: np.ndarray, energy_function: str
+    ) -> None:
+        if self._energy_functions.setdefault(_key(temperature), energy_function) != energy_function:
+            raise InputError(
+                f"Tries with different energy functions were made at {temperature:g} K, which have no average in "
+                "common: record the states of a run one at a time."
+            )
         values = self._values.setdefault(_key(temperature), {name: [] for name in self._functions})
         for name, function in self._functions.items():
             values[name].append(float(weights @ np.asarray(function(positions), dtype=np.float64)))
@@ -92,17 +100,25 @@ def is_wanted() -> bool:
     return bool(_recorders)
 
 
-def record(temperature: float, positions: torch.Tensor, weights: np.ndarray) -> None:
+def record(
+    temperature: float, positions: torch.Tensor, weights: np.ndarray, energy_function: str = ""
+) -> None:
     """Hand a try to all that record.
 
     Args:
         temperature: The temperature [K].
         positions: The current configuration and the candidates [nm] with shape=(n, n_atoms, 3).
         weights: Their weights with shape=(n,), which sum to one.
+        energy_function: A name of the energy function that no other one has.
+
+    Raises:
+        InputError: If there was another energy function at that temperature.
     """
     seen = weights > 0
     for recorder in _recorders:
-        recorder._record(temperature, positions[torch.as_tensor(seen)].numpy(), weights[seen])
+        recorder._record(
+            temperature, positions[torch.as_tensor(seen)].numpy(), weights[seen], energy_function
+        )
 
 
 def _key(temperature: float) -> str:

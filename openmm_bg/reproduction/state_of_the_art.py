@@ -20,7 +20,7 @@ from openmm_bg.analysis import (
     total_variation_floor,
 )
 from openmm_bg.files import atomic_path
-from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.generator import BoltzmannGenerator, model_hash
 from openmm_bg.reference import Reference, load_reference, load_umbrella_reference
 from openmm_bg.stages import Stages
 from openmm_bg.statistics import z_score
@@ -74,8 +74,13 @@ def many_samples(model: Path, n: int, seed: int, path: Path) -> dict[str, np.nda
         model: The model's directory.
         n: How many.
         seed: Seed of the draws.
-        path: Where they are kept (.npz); read if it exists.
+        path: Where they are kept (.npz); read if these samples are there.
     """
+    wanted = f"{model_hash(model)}, {n} samples, seed {seed}, {TEMPERATURE:g} K"
+    if path.exists():
+        with np.load(path) as arrays:
+            if "of" not in arrays or str(arrays["of"]) != wanted:
+                path.unlink()
     if not path.exists():
         generator = BoltzmannGenerator.load(model)
         draw = torch.Generator().manual_seed(seed)
@@ -91,7 +96,8 @@ def many_samples(model: Path, n: int, seed: int, path: Path) -> dict[str, np.nda
             parts["log_weights"].append(log_weights.numpy())
             parts["energy"].append(reduced.numpy())
         with atomic_path(path) as temporary:
-            np.savez(temporary, **{name: np.concatenate(values) for name, values in parts.items()})
+            joined = {name: np.concatenate(values) for name, values in parts.items()}
+            np.savez(temporary, of=np.array(wanted), **joined)
     with np.load(path) as arrays:
         return dict(arrays)
 

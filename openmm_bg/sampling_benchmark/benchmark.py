@@ -62,7 +62,7 @@ def run_benchmark(
     settings, wanted = settings or BenchmarkSettings(), list(METHODS if methods is None else methods)
     if unknown := [name for name in wanted if name not in METHODS]:
         raise InputError(f"There is no method {unknown[0]!r}; the methods are: {', '.join(METHODS)}.")
-    output, model, system = Path(output), Path(model), load(SYSTEM)
+    output, system = Path(output), load(SYSTEM)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; choose another output directory.")
     generator = BoltzmannGenerator.load(model)
@@ -71,7 +71,7 @@ def run_benchmark(
     model_costs(generator.record, 0.0)  # refuses a record without costs before anything runs
     identity = {**dataclasses.asdict(settings), "model": model_hash(model), "threads": potential_threads()}
     stages = Stages(output, identity, say)
-    job = Job(system, model.resolve(), settings, output, progress)
+    job = Job(system, generator.path, settings, output, progress)
     for name in METHODS:
         if name in wanted and Trace.load(output, name) is None:
             with stages.stage(name, METHODS[name].label):

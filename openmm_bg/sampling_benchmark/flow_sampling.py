@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from openmm_bg import statistics
 from openmm_bg.sampling_benchmark.basins import INDICATORS
 from openmm_bg.sampling_benchmark.job import Job
 from openmm_bg.sampling_benchmark.replica_exchange import recorded_functions
@@ -58,7 +59,10 @@ def independent_samples(job: Job) -> Trace:
         psi.append(angles[1])
         log_weights.append(samples.log_weights)
     production = stopwatch.lap(settings.n_samples)
-    figures = {"ess": samples.ess(), "energies_from": samples.record["energies_from"]}
+    figures = {
+        "ess": statistics.effective_sample_size(np.concatenate(log_weights)),
+        "energies_from": samples.record["energies_from"],
+    }
     return Trace(
         np.concatenate(phi)[:, None, None],
         np.concatenate(psi)[:, None, None],

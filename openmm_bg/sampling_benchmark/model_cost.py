@@ -30,6 +30,8 @@ def model_costs(record: dict[str, Any], seconds_per_evaluation: float) -> dict[s
     parts: dict[str, dict[str, Any]] = {}
     for name in ("data", "training", "annealing"):
         part = record.get(name)
+        if name == "annealing" and part is not None:
+            part = _all_annealings(part)
         if part is None and name != "training":
             continue
         evaluations = (part or {}).get("n_energy_evaluations")
@@ -43,6 +45,16 @@ def model_costs(record: dict[str, Any], seconds_per_evaluation: float) -> dict[s
         parts[name] = {"evaluations": int(evaluations), "seconds": float(seconds), "estimated": estimated}
     total = {key: sum(part[key] for part in parts.values()) for key in ("evaluations", "seconds")}
     return parts | {"total": total | {"estimated": any(part["estimated"] for part in parts.values())}}
+
+
+def _all_annealings(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the cost of an annealing and of those before it."""
+    before = record.get("before")
+    if not before:
+        return record
+    both = record, _all_annealings(before)
+    names = ("n_energy_evaluations", "seconds")
+    return {name: sum(one[name] for one in both) for name in names if all(name in one for one in both)}
 
 
 def total_cost(parts: dict[str, dict[str, Any]]) -> Cost:

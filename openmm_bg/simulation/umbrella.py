@@ -242,8 +242,8 @@ class _Run:
             TorsionBias(self.potential, self.quadruples, start, settings.stiffness), positions
         )
         for done in range(0, settings.pull, settings.interval):
-            dynamics.potential.centres = start + way * min(1.0, 1.25 * done / settings.pull)
             size = min(settings.interval, settings.pull - done)
+            dynamics.potential.centres = start + way * min(1.0, 1.25 * (done + size) / settings.pull)
             dynamics.step(size)
             advance(size)
         return dynamics.positions

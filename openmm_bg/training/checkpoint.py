@@ -10,8 +10,24 @@ import torch
 
 from openmm_bg.errors import ModelFileError
 from openmm_bg.files import atomic_write_bytes
+from openmm_bg.generator import CHECKPOINT
 
 Tensors = dict[str, torch.Tensor]
+
+
+def can_train_in(output: Path) -> bool:
+    """Tell whether a directory is free for a training, or holds an interrupted one.
+
+    What a killed process has left of a file that it was writing does not count.
+    """
+    if not output.exists():
+        return True
+    if not output.is_dir():
+        return False
+    others = [
+        path for path in output.iterdir() if not (path.name.startswith(".") and ".partial" in path.name)
+    ]
+    return not others or (output / CHECKPOINT).exists()
 
 
 def write_checkpoint(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from openmm_bg.files import provenance
 from openmm_bg.flows import Flow, RealNVP, SplineFlow, TemperatureSteerableFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.training.checkpoint import (
+    can_train_in,
     optimizer_state,
     part,
     prefixed,
@@ -99,9 +100,7 @@ class Trainer:
             raise InputError(
                 f"{output} holds a finished model; choose another output directory or remove it."
             )
-        if output.exists() and not (
-            output.is_dir() and ((output / CHECKPOINT).exists() or not any(output.iterdir()))
-        ):
+        if not can_train_in(output):
             raise InputError(f"{output} exists and holds other things; choose another output directory.")
         self.data, self.output, self.settings, self._events = data, output, settings, events
         self.identity = {

@@ -65,6 +65,11 @@ class SplineCoupling(Transform):
         nn.init.zeros_(self.conditioner.final_layer.weight)
         nn.init.zeros_(self.conditioner.final_layer.bias)
 
+    @property
+    def sees_nothing(self) -> bool:
+        """Whether it transforms all features, so that there are none to be conditioned on."""
+        return len(self._angles) + len(self._others) == 0
+
     def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Map features to features, towards noise."""
         return self._apply_spline(inputs, context, inverse=False)

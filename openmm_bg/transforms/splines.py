@@ -21,6 +21,9 @@ MIN_DERIVATIVE = 1e-3
 UNIT_DERIVATIVE = math.log(math.expm1(1.0 - MIN_DERIVATIVE))
 
 
+_FUSED = {("cpu", torch.float32), ("cpu", torch.float64)}
+
+
 def rational_quadratic_spline(
     x: torch.Tensor,
     widths: torch.Tensor,
@@ -100,7 +103,8 @@ def coupling_splines(
     Returns:
         Outputs with shape=(n, batch), and the sums of the log-derivatives with shape=(batch,).
     """
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and find_spec("llvmlite"):
+    alike = {(t.device.type, t.dtype) for t in (x, raw, bounds)}
+    if alike <= _FUSED and len(alike) == 1 and find_spec("llvmlite"):
         from openmm_bg.transforms.fused_splines import MAX_BINS, FusedSplines
 
         if raw.shape[1] // 3 <= MAX_BINS:

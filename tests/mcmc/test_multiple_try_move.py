@@ -1,5 +1,6 @@
 """Multiple tries: the chain is that of its formula, and averages over all candidates are Boltzmann averages."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,35 @@ def test_recycled_averages_are_boltzmann_averages(
     monkeypatch.setattr(Target, "log_weights", without_density)
     value, stderr = recycle()[0].mean("x2", TEMPERATURE)
     assert abs(value - expected["x2"]) > 8 * stderr
+
+
+def test_recycling_does_not_mix_energy_functions(
+    oscillator_model: Path, oscillator: Any, precise: cache.ContextCache
+) -> None:
+    """Two compound states at one temperature, a restraint on and off, have no average in common."""
+    from openmmtools.states import CompoundThermodynamicState, GlobalParameterState
+
+    class Pull(GlobalParameterState):
+        pull = GlobalParameterState.GlobalParameter("pull", standard_value=0.0)
+
+    system = copy.deepcopy(oscillator.system)
+    force = openmm.CustomExternalForce("pull*x")
+    force.addGlobalParameter("pull", 0.0)
+    force.addParticle(0, [])
+    system.addForce(force)
+    move = MultipleTryMove(oscillator_model, n_candidates=4)
+
+    def apply(pull: float) -> None:
+        plain = ThermodynamicState(system, TEMPERATURE * unit.kelvin)
+        compound = CompoundThermodynamicState(plain, [Pull(pull=pull)])
+        move.apply(compound, SamplerState(np.zeros((1, 3)) * unit.nanometer), context_cache=precise)
+
+    with WasteRecycling({"x": lambda x: x[:, 0, 0]}) as recycled:
+        apply(0.0)
+        apply(0.0)
+        with pytest.raises(InputError, match="different energy functions"):
+            apply(1.0)
+    assert len(recycled.series("x", TEMPERATURE)) == 2
 
 
 def test_recycling_says_what_it_lacks(

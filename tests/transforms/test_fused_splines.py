@@ -83,8 +83,33 @@ def test_not_a_number_stays_one():
     assert torch.isfinite(y[:, 5:]).all()
 
 
+@pytest.mark.parametrize("changed", [1, 3])
+def test_mixed_precision_takes_the_tensor_form(changed):
+    """As under autocast: the machine code would read past the end of what is shorter than it expects."""
+    arguments = list(inputs(torch.float32, 40))
+    arguments[changed] = arguments[changed].double()
+    y, logabsdet = coupling_splines(*arguments)
+    expected = tensor_splines(*arguments)
+    assert torch.equal(y, expected[0])
+    assert torch.equal(logabsdet, expected[1])
+
+
+def test_inputs_that_are_not_contiguous():
+    x, raw, n_circular, bounds = inputs(torch.float64, 40)
+    turned = (x.t().contiguous().t(), raw.permute(2, 1, 0).contiguous().permute(2, 1, 0), n_circular, bounds)
+    assert not turned[0].is_contiguous()
+    for one, other in zip(coupling_splines(*turned), tensor_splines(x, raw, n_circular, bounds), strict=True):
+        assert (one - other).abs().max() < 1e-9
+
+
+def test_an_empty_batch():
+    y, logabsdet = coupling_splines(*inputs(torch.float64, 0))
+    assert y.shape == (7, 0)
+    assert logabsdet.shape == (0,)
+
+
 def test_which_form_is_used(monkeypatch):
-    """More bins than the machine code is written for, and half precision, take the tensor form."""
+    """More bins than the machine code is written for take the tensor form, and so do systems without LLVM."""
     called = []
     monkeypatch.setattr(FusedSplines, "apply", lambda *arguments: called.append(1))
     arguments = inputs(torch.float64, 16)
@@ -92,4 +117,6 @@ def test_which_form_is_used(monkeypatch):
     assert called
     called.clear()
     coupling_splines(*inputs(torch.float64, 16, n_bins=MAX_BINS + 1))
+    monkeypatch.setattr("openmm_bg.transforms.splines.find_spec", lambda name: None)
+    coupling_splines(*arguments)
     assert not called
