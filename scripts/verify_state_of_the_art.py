@@ -8,6 +8,7 @@ Example: python scripts/verify_state_of_the_art.py --part hour --part multiple-t
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,12 +85,24 @@ def exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, An
     yield from learned.rows(learned.SOLVENT, model, storage, expected, solvent / "samples.npz", 400_000)
 
 
+def training_step(*_: Any) -> Iterator[dict[str, Any]]:
+    """A training step against nflows' own layers."""
+    from openmm_bg.reproduction.state_of_the_art import row
+
+    script = ROOT / "scripts" / "benchmark_training_step.py"
+    text = subprocess.run([sys.executable, str(script)], check=True, capture_output=True, text=True).stdout
+    for batch, ratio in re.findall(r"^(\d+) +[\d.]+ +[\d.]+ +([\d.]+)", text, flags=re.M):
+        line = f"training step, batch {batch}, one thread of a CPU: median ratio to nflows"
+        yield row(line, float(ratio), ">= 2", float(ratio) >= 2)
+
+
 PARTS = {
     "reference": reference,
     "hour": hour,
     "annealed": annealed,
     "multiple-try": multiple_try,
     "exchange": exchange,
+    "training-step": training_step,
 }
 
 
