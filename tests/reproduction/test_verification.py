@@ -59,7 +59,7 @@ def test_a_wrong_ratio_is_noticed(tmp_path_factory, move):
         "KS, x1", "chi-square, x1", "KS, x2", "chi-square, x2"
     }  # fmt: skip
     with balance.wrong_ratio(move):
-        wrong = balance.judge_balance(test, model, move, n=150, n_seeds=2)
+        wrong = balance.judge_balance(test, model, move, n=250, n_seeds=2)
     assert min(wrong["pooled"].values()) < 1e-6
 
 

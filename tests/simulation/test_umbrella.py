@@ -36,7 +36,7 @@ SETTINGS = UmbrellaSettings(
     stiffness=40.0,
     interval=10,
     thin=2,
-    n_frames=100,
+    n_frames=160,
     pull=400,
     burn_in=600,
     friction=10.0,
@@ -212,10 +212,10 @@ def test_record_and_frames(chain, finished):
     assert record["settings"]["stiffness"] == 40.0
     assert record["n_restarts"] == 0
     assert len(record["exchange_acceptance"]) == 12
-    n_steps, n_rounds = SETTINGS.pull + SETTINGS.burn_in + 2000, 60 + 200
+    n_steps, n_rounds = SETTINGS.pull + SETTINGS.burn_in + 3200, 60 + 320
     assert record["n_energy_evaluations"] == 192 * (n_steps + n_rounds + 2)
     frames = load_umbrella(finished)
-    assert frames.windows.shape == frames.potential_energy.shape == frames.torsions["phi"].shape == (100, 192)
+    assert frames.windows.shape == frames.potential_energy.shape == frames.torsions["phi"].shape == (160, 192)
     assert all(np.bincount(row).tolist() == [16] * 12 for row in frames.windows)
     stretch = frames.potential_energy - _torsion_energy(frames.torsions["phi"])
     assert stretch.min() > -1e-3  # of bonds and angles: the bias is not in it
