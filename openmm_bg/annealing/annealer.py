@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 
 from openmm_bg import statistics
-from openmm_bg.annealing.buffer import Labelled, SampleBuffer
+from openmm_bg.annealing.buffer import Labelled, SampleBuffer, labelled_frames
+from openmm_bg.annealing.checks import check_annealing, checksum
 from openmm_bg.annealing.coverage import Coverage
 from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
 from openmm_bg.annealing.rungs import next_temperature
@@ -24,10 +25,9 @@ from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.files import provenance
-from openmm_bg.flows import PositionFlow, SplineFlow
+from openmm_bg.flows import PositionFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
 from openmm_bg.training.checkpoint import (
-    can_train_in,
     optimizer_state,
     part,
     prefixed,
@@ -91,10 +91,10 @@ class Annealer:
         settings: AnnealingSettings,
         data: TrainingData | None = None,
     ) -> None:
-        _check(generator, output, settings, data)
+        check_annealing(generator, output, settings, data)
         self.generator, self.output, self.settings = generator, output, settings
         self.identity = {
-            "flow": _checksum(generator.flow.state_dict()),
+            "flow": checksum(generator.flow.state_dict()),
             "system_hash": generator.system_hash,
             "data_checksum": None if data is None else float(np.sum(data.energies, dtype=np.float64)),
             "settings": dataclasses.asdict(settings),
@@ -260,26 +260,10 @@ class Annealer:
     def _frames(self) -> Labelled:
         """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""
         if self._labelled_data is None:
-            data, flow = self._data, self.generator.flow
-            _, (figures,) = self.target.draw(
-                flow, [flow.temperature], [4 * self.settings.round_size], self._random
-            )
-            parts = torch.as_tensor(data.positions, dtype=torch.float64).split(20_000)
-            features, logabsdet = (
-                torch.cat(c) for c in zip(*map(flow.coordinates.forward, parts), strict=True)
-            )
-            kept = torch.isfinite(logabsdet)
-            reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
-            reduced = reduced[kept].float()
-            ones = torch.ones_like(reduced)
-            self._labelled_data = Labelled(
-                features[kept].float(),
-                reduced,
-                -logabsdet[kept].float(),
-                figures.log_z * ones,
-                ones,
-                ones.clone(),
-            )
+            flow = self.generator.flow
+            size = 4 * self.settings.round_size
+            _, (figures,) = self.target.draw(flow, [flow.temperature], [size], self._random)
+            self._labelled_data = labelled_frames(self._data, flow.coordinates, figures.log_z)
         return self._labelled_data
 
     def _validate(self, rounds: list[RoundFigures]) -> None:
@@ -472,42 +456,3 @@ class Annealer:
         generator.save(self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
         return generator
-
-
-def _check(
-    generator: BoltzmannGenerator, output: Path, settings: AnnealingSettings, data: TrainingData | None
-) -> None:
-    flow = generator.flow
-    if (output / "model.json").exists():
-        raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
-    if not can_train_in(output):
-        raise InputError(f"{output} exists and holds other things; choose another output directory.")
-    if not isinstance(flow, PositionFlow):
-        raise InputError(
-            "Annealing needs a flow without momenta; a temperature-steerable flow has its temperatures built in."
-        )
-    if settings.conditioned and not isinstance(flow, SplineFlow):
-        raise InputError(
-            f"A {type(flow).__name__} cannot be conditioned on the temperature; anneal it with conditioned=False "
-            "(--single), to one temperature."
-        )
-    if not settings.temperature < flow.temperature:
-        raise InputError(
-            f"Annealing goes down: {settings.temperature:g} K is not below {flow.temperature:g} K, the temperature "
-            "of the model's training."
-        )
-    if generator.system is None:
-        raise InputError("The generator does not know its system, which annealing needs for energies.")
-    if data is not None and data.system.system_hash != generator.system_hash:
-        raise InputError("The data are of another system than the model.")
-    if data is not None and not np.isfinite(data.energies).all():
-        raise InputError("The data have NaN or infinite energies; simulate again.")
-    if data is not None and abs(data.temperature - flow.temperature) > 1e-6 * flow.temperature:
-        raise InputError(
-            f"The data are of {data.temperature:g} K, and the model was trained at {flow.temperature:g} K; "
-            "annealing takes data of the training temperature."
-        )
-
-
-def _checksum(state: dict[str, torch.Tensor]) -> float:
-    return float(sum(tensor.double().abs().sum() for tensor in state.values()))

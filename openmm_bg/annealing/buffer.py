@@ -6,6 +6,10 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from openmm_bg.training.data import TrainingData
+from openmm_bg.transforms.base import Coordinates
+from openmm_bg.units import thermal_energy
+
 
 @dataclass
 class Labelled:
@@ -61,6 +65,26 @@ class Labelled:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def labelled_frames(data: TrainingData, coordinates: Coordinates, log_z: float) -> Labelled:
+    """Return frames of molecular dynamics as samples of the target at their temperature, that of the training.
+
+    Frames outside the domain of the coordinates are left out.
+
+    Args:
+        data: The frames with their energies.
+        coordinates: The flow's coordinates.
+        log_z: The logarithm of the partition function at their temperature.
+    """
+    parts = torch.as_tensor(data.positions, dtype=torch.float64).split(20_000)
+    features, logabsdet = (torch.cat(c) for c in zip(*map(coordinates.forward, parts), strict=True))
+    kept = torch.isfinite(logabsdet)
+    reduced = (torch.as_tensor(data.energies) / thermal_energy(data.temperature))[kept].float()
+    ones = torch.ones_like(reduced)
+    return Labelled(
+        features[kept].float(), reduced, -logabsdet[kept].float(), log_z * ones, ones, ones.clone()
+    )
 
 
 class SampleBuffer:
