@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import time
 import warnings
@@ -23,25 +22,18 @@ from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
-from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.flows import PositionFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
-from openmm_bg.training.checkpoint import (
-    optimizer_state,
-    part,
-    prefixed,
-    read_checkpoint,
-    restore_optimizer,
-    write_checkpoint,
-)
+from openmm_bg.training.checkpoint import Tensors, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.data import TrainingData
+from openmm_bg.training.learner import Learner
 from openmm_bg.training.potentials import training_potentials
 from openmm_bg.training.progress import TrainingBar, write_log
 from openmm_bg.units import thermal_energy
 
 LOG = "annealing.csv"
-_WARM_UP_STEPS = 100
 _COVERAGE_SAMPLES = 4000
 _POOR_REGION = 0.1
 _VALIDATION_CLIP = 1e-3  # a single heavy sample shall not decide which flow is the best
@@ -103,8 +95,16 @@ class Annealer:
         self.flow: PositionFlow = flow.with_condition() if settings.conditioned else copy.deepcopy(flow)
         self.flow.set_dtype(torch.float32)
         self.flow.train().requires_grad_(True)
-        self.average = copy.deepcopy(self.flow).requires_grad_(False)
-        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate, fused=True)
+        self._learner = Learner(
+            self.flow,
+            n_steps=settings.n_steps,
+            learning_rate=settings.learning_rate,
+            last_rate=0.01,
+            warm_up=100,
+            max_gradient_norm=settings.max_gradient_norm,
+            averaging=settings.averaging,
+        )
+        self.average = self._learner.average
         self._random = torch.Generator().manual_seed(settings.seed)
         self._fast, self._exact = training_potentials(generator.system)
         self.target = Target(
@@ -121,10 +121,9 @@ class Annealer:
         self._labelled_data: Labelled | None = None
         self.lowest = flow.temperature
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
-        self.n_skipped, self.n_restored, self._rate_factor = 0, 0, 1.0
+        self.n_restored, self._rate_factor = 0, 1.0
         self.log: list[dict[str, float]] = []
         self.rungs: list[dict[str, float]] = []
-        self._best: dict[str, torch.Tensor] | None = None
         self._best_figures: dict[str, float] = {}
         self._recent: list[float] = []
         self._lowest_log_z: list[tuple[float, float]] = []  # and how much each is worth
@@ -148,7 +147,7 @@ class Annealer:
                 start = time.perf_counter()
                 self._lower()
                 figures = self._new_round()
-                if self._best is None:  # of this rung: what it begins with is the first that may be kept
+                if not self._best_figures:  # of this rung: what it begins with is the first that may be kept
                     self._validate(figures)
                 before = self.step
                 for _ in range(min(settings.steps_per_round, settings.n_steps - self.step)):
@@ -181,7 +180,7 @@ class Annealer:
             self.lowest = found
             self.rungs.append({"temperature": found, "step": self.step})
             self._lowest_log_z = []
-            self._best, self._best_figures = None, {}
+            self._best_figures = {}
 
     def _new_round(self) -> list[RoundFigures]:
         settings, top = self.settings, self.flow.temperature
@@ -204,7 +203,7 @@ class Annealer:
         worth = max(figures[0].ess, 1e-6)
         self._lowest_log_z = [*self._lowest_log_z, (figures[0].log_z, worth)][-settings.buffer_rounds :]
         wanted = {"highest": top} if "highest" not in self.coverage.sets else {}
-        if self._best is None:
+        if not self._best_figures:
             wanted["lowest"] = self.lowest
         for (
             name,
@@ -215,25 +214,11 @@ class Annealer:
         return figures
 
     def _one_step(self) -> None:
-        settings, fraction = self.settings, self.step / self.settings.n_steps
-        warm_up = min(1.0, (self.step + 1) / max(1, min(_WARM_UP_STEPS, settings.n_steps // 10)))
-        cosine = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * fraction))
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * self._rate_factor * warm_up * cosine
         batch = self._batch()
         log_q = self.flow.state_log_prob(batch.features, batch.ratio)
         deviation = log_q - batch.log_target
-        loss = functional.huber_loss(deviation, torch.zeros_like(deviation), delta=settings.huber)
-        self._optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.max_gradient_norm)
-        if torch.isfinite(norm):
-            self._optimizer.step()
-        else:  # left out, and counted
-            self.n_skipped += 1
-        decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1.0 - decay)
+        loss = functional.huber_loss(deviation, torch.zeros_like(deviation), delta=self.settings.huber)
+        self._learner.update(loss, self.step, self._rate_factor)
         self._recent.append(float(loss.detach()))
 
     def _batch(self) -> Labelled:
@@ -290,7 +275,7 @@ class Annealer:
             "covered": covered,
             "poorest_region": self.coverage.poorest_region(self.average, cooled),
             "clipped_weight": max(figures.clipped_mass for figures in rounds),
-            "skipped_steps": self.n_skipped,
+            "skipped_steps": self._learner.n_skipped,
             "restored": self.n_restored,
         }
         self._recent = []
@@ -305,7 +290,7 @@ class Annealer:
             return
         self._best_figures["covered"] = max(covered, best.get("covered", 0.0))
         if not best or score > best.get("score", -math.inf):
-            self._best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+            self._learner.keep()
             self._best_figures |= {"score": score, "clipped_ess": row["clipped_ess"], "step": self.step}
 
     def _judged(self, temperature: float) -> dict[str, float]:
@@ -328,9 +313,7 @@ class Annealer:
 
     def _restore(self) -> None:
         """Put the best flow back, forget what the worse one has told, and go on with smaller steps."""
-        self.flow.load_state_dict(self._best)
-        self.average.load_state_dict(self._best)
-        self._optimizer.state.clear()
+        self._learner.put_back()
         self.buffer.clear()
         self._lowest_log_z = []
         self._rate_factor *= 0.5
@@ -338,18 +321,15 @@ class Annealer:
 
     def checkpoint(self) -> None:
         """Write the run's state, so that `resume` continues from here."""
-        tensors = prefixed("flow.", self.flow.state_dict())
-        tensors |= prefixed("average.", self.average.state_dict())
-        tensors |= prefixed("best.", self._best)
-        tensors |= prefixed("adam.", optimizer_state(self._optimizer))
-        tensors |= prefixed("buffer.", self.buffer.state())
+        tensors = self._learner.state() | prefixed("buffer.", self.buffer.state())
         for name, samples in self.coverage.sets.items():
             tensors |= prefixed(f"coverage.{name}.", samples.tensors())
         if self._labelled_data is not None:
             tensors |= prefixed("frames.", self._labelled_data.tensors())
         tensors["generator"] = self._random.get_state()
-        names = ("identity", "step", "seconds", "n_energy_evaluations", "lowest", "n_skipped", "n_restored")
+        names = ("identity", "step", "seconds", "n_energy_evaluations", "lowest", "n_restored")
         header: dict[str, Any] = {name: getattr(self, name) for name in (*names, "log", "rungs")}
+        header["n_skipped"] = self._learner.n_skipped
         if self.target.importance_sampling is not None:
             header["ais_step_size"] = self.target.importance_sampling.step_size
         header |= {"rate_factor": self._rate_factor, "best_figures": self._best_figures}
@@ -364,27 +344,10 @@ class Annealer:
             InputError: If it is of another annealing.
             ModelFileError: If it cannot be read.
         """
-        path = self.output / CHECKPOINT
-        if not path.exists():
-            return
-        header, tensors = read_checkpoint(path)
-        if header["identity"] != json.loads(json.dumps(self.identity)):
-            raise InputError(
-                f"{self.output} holds an interrupted annealing of another model or with other settings; repeat its "
-                "settings to continue it, or choose another output directory."
-            )
-        try:
-            self._continue(header, tensors)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ModelFileError(
-                f"{path} is of another version of openmm_bg; remove it to start anew."
-            ) from error
+        resume_from(self.output, self.identity, "annealing", self._continue)
 
-    def _continue(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        self.flow.load_state_dict(part(tensors, "flow."))
-        self.average.load_state_dict(part(tensors, "average."))
-        self._best = part(tensors, "best.") or None
-        restore_optimizer(self._optimizer, part(tensors, "adam."))
+    def _continue(self, header: dict[str, Any], tensors: Tensors) -> None:
+        self._learner.restore(tensors)
         self.buffer.restore(part(tensors, "buffer."))
         for name in ("highest", "lowest"):
             if kept := part(tensors, f"coverage.{name}."):
@@ -392,7 +355,8 @@ class Annealer:
         if frames := part(tensors, "frames."):
             self._labelled_data = Labelled(**frames)
         self._random.set_state(tensors["generator"])
-        for name in ("step", "seconds", "lowest", "n_skipped", "n_restored", "log", "rungs"):
+        self._learner.n_skipped = header["n_skipped"]
+        for name in ("step", "seconds", "lowest", "n_restored", "log", "rungs"):
             setattr(self, name, header[name])
         if self.target.importance_sampling is not None:
             self.target.importance_sampling.step_size = header["ais_step_size"]
@@ -422,7 +386,6 @@ class Annealer:
                 ReliabilityWarning,
                 stacklevel=3,
             )
-        self.average.load_state_dict(self._best)
         record = provenance(
             seed=settings.seed,
             settings=dataclasses.asdict(settings),
@@ -436,7 +399,7 @@ class Annealer:
         )
         top = self.flow.temperature if settings.conditioned else 4.0 / 3.0 * self.lowest
         generator = BoltzmannGenerator(
-            self.average,
+            self._learner.result(),
             self._exact,
             system=before.system,
             record={**before.record, "annealing": record},

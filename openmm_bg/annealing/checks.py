@@ -11,7 +11,7 @@ from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.errors import InputError
 from openmm_bg.flows import PositionFlow, SplineFlow
 from openmm_bg.generator import BoltzmannGenerator
-from openmm_bg.training.checkpoint import can_train_in
+from openmm_bg.training.checkpoint import check_output
 from openmm_bg.training.data import TrainingData
 
 
@@ -30,10 +30,7 @@ def check_annealing(
         InputError: If generator or data are unsuitable, or the directory is taken.
     """
     flow = generator.flow
-    if (output / "model.json").exists():
-        raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
-    if not can_train_in(output):
-        raise InputError(f"{output} exists and holds other things; choose another output directory.")
+    check_output(output)
     if not isinstance(flow, PositionFlow):
         raise InputError(
             "Annealing needs a flow without momenta; a temperature-steerable flow has its temperatures built in."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from openmm_bg.errors import InputError
+from openmm_bg.training.settings import require_fractions, require_positive
 from openmm_bg.units import kelvin
 
 
@@ -83,34 +83,16 @@ class AnnealingSettings:
     def __post_init__(self) -> None:
         """Check the settings."""
         kelvin(self.temperature)
-        names = ("n_steps", "batch_size", "round_size", "reuse", "buffer_rounds", "n_temperatures")
-        names += ("learning_rate", "huber", "energy_margin", "max_gradient_norm", "validation_interval")
-        for name in (*names, "validation_samples"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive and finite, not {getattr(self, name)}.")
-        names = (
-            "n_steps",
-            "batch_size",
-            "round_size",
-            "buffer_rounds",
-            "n_temperatures",
-            "ais_distributions",
+        whole = ("n_steps", "batch_size", "round_size", "buffer_rounds", "n_temperatures")
+        whole += ("validation_interval", "validation_samples")
+        require_positive(
+            self, (*whole, "reuse", "learning_rate", "huber", "energy_margin", "max_gradient_norm")
         )
-        for name in (*names, "validation_interval", "validation_samples"):
+        for name in (*whole, "ais_distributions"):
             if getattr(self, name) != int(getattr(self, name)):
                 raise InputError(f"{name} must be a whole number, not {getattr(self, name)}.")
-        names = (
-            "lowest_share",
-            "resampled_share",
-            "weight_clip",
-            "data_share",
-            "cooled_share",
-            "rung_ess",
-            "averaging",
-        )
-        for name in (*names, "collapse_ess", "covered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        fractions = ("lowest_share", "resampled_share", "weight_clip", "data_share", "cooled_share")
+        require_fractions(self, (*fractions, "rung_ess", "averaging", "collapse_ess", "covered"))
         if self.ais_distributions < 0:
             raise InputError(f"ais_distributions must not be negative, and is {self.ais_distributions}.")
         if self.conditioned and self.n_temperatures < 2:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from openmm_bg.cli import training_options as options
 from openmm_bg.cli.console import print_summary, settings_from
 
-_OPTIMISER, _ROUNDS, _GUARDS = "Loss and optimiser", "Rounds of samples", "Validation and guards"
+_OPTIMISER, _ROUNDS, _GUARDS = options.OPTIMISER, "Rounds of samples", options.VALIDATION
 
 
 def anneal(
@@ -29,13 +30,11 @@ def anneal(
             "--range/--single", help="Serve all temperatures up to that of the training, or the lowest only."
         ),
     ] = True,
-    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 10_000,
+    n_steps: options.Steps = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: options.Quiet = False,
     batch_size: Annotated[int, typer.Option(help="Samples in a step.", rich_help_panel=_OPTIMISER)] = 512,
-    learning_rate: Annotated[
-        float, typer.Option(help="Adam's step size at the start.", rich_help_panel=_OPTIMISER)
-    ] = 1e-3,
+    learning_rate: options.LearningRate = 1e-3,
     huber: Annotated[
         float, typer.Option(help="kT beyond which the loss grows only linearly.", rich_help_panel=_OPTIMISER)
     ] = 3.0,
@@ -43,12 +42,8 @@ def anneal(
         float,
         typer.Option(help="kT above typical energies where the loss is tamed.", rich_help_panel=_OPTIMISER),
     ] = 100.0,
-    max_gradient_norm: Annotated[
-        float, typer.Option(help="Gradients are scaled down to this norm.", rich_help_panel=_OPTIMISER)
-    ] = 20.0,
-    averaging: Annotated[
-        float, typer.Option(help="Decay of the parameters' moving average.", rich_help_panel=_OPTIMISER)
-    ] = 0.998,
+    max_gradient_norm: options.MaxGradientNorm = 20.0,
+    averaging: options.Averaging = 0.998,
     round_size: Annotated[
         int, typer.Option(help="Samples drawn in a round.", rich_help_panel=_ROUNDS)
     ] = 8192,
@@ -87,9 +82,7 @@ def anneal(
         float,
         typer.Option(help="ESS at which a lower temperature is taken in.", rich_help_panel=_GUARDS),
     ] = 0.2,
-    validation_interval: Annotated[
-        int, typer.Option(help="Steps between validations and checkpoints.", rich_help_panel=_GUARDS)
-    ] = 500,
+    validation_interval: options.ValidationInterval = 500,
     validation_samples: Annotated[
         int, typer.Option(help="Samples drawn in a validation, at each temperature.", rich_help_panel=_GUARDS)
     ] = 5000,

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
+from openmm_bg.cli import training_options as options
 from openmm_bg.cli.console import print_summary, settings_from
 
-_OPTIMISER, _FLOW, _VALIDATION = "Loss and optimiser", "Flow", "Validation"
+_OPTIMISER, _FLOW, _VALIDATION = options.OPTIMISER, "Flow", options.VALIDATION
 
 
 def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="The directory that openmm-bg simulate wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory of the model.")],
-    n_steps: Annotated[int, typer.Option("--steps", help="Optimiser steps.")] = 7000,
+    n_steps: options.Steps = 7000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the flow and of the training.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: options.Quiet = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files for TensorBoard beside log.csv.")
     ] = False,
@@ -28,9 +29,7 @@ def train(
     kl_batch_size: Annotated[
         int, typer.Option(help="Samples in a step of reverse KL.", rich_help_panel=_OPTIMISER)
     ] = 256,
-    learning_rate: Annotated[
-        float, typer.Option(help="Adam's step size at the start.", rich_help_panel=_OPTIMISER)
-    ] = 1e-3,
+    learning_rate: options.LearningRate = 1e-3,
     kl_weight: Annotated[
         float,
         typer.Option(help="Final weight of the reverse KL (energies), 0 to 1.", rich_help_panel=_OPTIMISER),
@@ -60,18 +59,12 @@ def train(
             help="kT above the data's energies where the loss is tamed.", rich_help_panel=_OPTIMISER
         ),
     ] = 100.0,
-    max_gradient_norm: Annotated[
-        float, typer.Option(help="Gradients are scaled down to this norm.", rich_help_panel=_OPTIMISER)
-    ] = 20.0,
-    averaging: Annotated[
-        float, typer.Option(help="Decay of the parameters' moving average.", rich_help_panel=_OPTIMISER)
-    ] = 0.998,
+    max_gradient_norm: options.MaxGradientNorm = 20.0,
+    averaging: options.Averaging = 0.998,
     validation_fraction: Annotated[
         float, typer.Option(help="Fraction of the frames, the last, held out.", rich_help_panel=_VALIDATION)
     ] = 0.1,
-    validation_interval: Annotated[
-        int, typer.Option(help="Steps between validations and checkpoints.", rich_help_panel=_VALIDATION)
-    ] = 250,
+    validation_interval: options.ValidationInterval = 250,
     validation_samples: Annotated[
         int, typer.Option(help="Samples drawn in a validation.", rich_help_panel=_VALIDATION)
     ] = 5000,

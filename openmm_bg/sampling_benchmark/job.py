@@ -14,6 +14,7 @@ import numpy as np
 from openmm_bg.analysis import torsion_angles
 from openmm_bg.sampling_benchmark.platforms import Platform, fastest_platform
 from openmm_bg.sampling_benchmark.settings import BenchmarkSettings
+from openmm_bg.simulation.checks import with_hydrogen_mass
 from openmm_bg.threads import potential_threads
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ class Job:
     @property
     def masses(self) -> np.ndarray:
         """Masses [Da] with shape=(n_atoms,), those of hydrogens as in the settings."""
-        masses = self.system.masses
-        return np.where(masses < 2.0, self.settings.hydrogen_mass, masses)
+        return with_hydrogen_mass(self.system.masses, self.settings.hydrogen_mass)
 
     @cached_property
     def platform(self) -> Platform:

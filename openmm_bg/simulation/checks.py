@@ -234,3 +234,8 @@ def walker_names(mask: torch.Tensor, most: int = 5) -> str:
     names = ", ".join(str(index) for index in indices[:most])
     rest = f" and {len(indices) - most} more" if len(indices) > most else ""
     return f"walker{'s' if len(indices) > 1 else ''} {names}{rest}"
+
+
+def with_hydrogen_mass(masses: np.ndarray, hydrogen_mass: float | None) -> np.ndarray:
+    """Return masses [Da] with shape=(n_atoms,) where all hydrogens have the given one; None leaves them."""
+    return masses if hydrogen_mass is None else np.where(masses < 2.0, hydrogen_mass, masses)

@@ -16,6 +16,7 @@ import torch
 
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import atomic_path, atomic_write_json, atomic_write_text, provenance
+from openmm_bg.simulation.checks import with_hydrogen_mass
 from openmm_bg.simulation.langevin import LangevinDynamics
 from openmm_bg.simulation.openmm_dynamics import OpenMMDynamics
 from openmm_bg.simulation.settings import SimulationSettings
@@ -102,9 +103,7 @@ class _Run:
         settings, system = self.settings, self.system
         temperatures = settings.replica_temperatures()
         start = np.repeat(system.positions[None], len(temperatures), axis=0)
-        masses = system.masses
-        if settings.hydrogen_mass is not None:
-            masses = np.where(masses < 2.0, settings.hydrogen_mass, masses)
+        masses = with_hydrogen_mass(system.masses, settings.hydrogen_mass)
         if settings.hot_start and settings.burn_in:
             temperatures = np.full_like(temperatures, settings.hot_start)
         common = {"timestep": settings.timestep, "friction": settings.friction}

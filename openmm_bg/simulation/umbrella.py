@@ -20,7 +20,7 @@ from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import atomic_path, atomic_write_json, provenance
 from openmm_bg.geometry import dihedrals, wrap
 from openmm_bg.potentials.torch_potential import MODES, TorchPotential
-from openmm_bg.simulation.checks import positive, whole_number
+from openmm_bg.simulation.checks import positive, whole_number, with_hydrogen_mass
 from openmm_bg.simulation.langevin import LangevinDynamics
 from openmm_bg.simulation.torsion_bias import TorsionBias
 from openmm_bg.simulation.umbrella_exchange import UmbrellaExchange
@@ -199,9 +199,7 @@ class _Run:
                     "repeat its settings to continue it, or choose another output directory."
                 )
         settings, system = self.settings, self.system
-        self.masses = system.masses
-        if settings.hydrogen_mass is not None:
-            self.masses = np.where(self.masses < 2.0, settings.hydrogen_mass, self.masses)
+        self.masses = with_hydrogen_mass(system.masses, settings.hydrogen_mass)
         self.potential = TorchPotential.from_system(system, dtype=torch.float32, mode=settings.mode)
         self.generator = torch.Generator().manual_seed(settings.seed)
         centres = np.repeat(settings.centres(), settings.n_ladders)[:, None]

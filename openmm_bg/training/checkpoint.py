@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from openmm_bg.errors import ModelFileError
+from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.files import atomic_write_bytes
 from openmm_bg.generator import CHECKPOINT
 
 Tensors = dict[str, torch.Tensor]
 
 
-def can_train_in(output: Path) -> bool:
-    """Tell whether a directory is free for a training, or holds an interrupted one.
+def check_output(output: Path) -> None:
+    """Check that a directory is free for a training, or holds an interrupted one.
 
     What a killed process has left of a file that it was writing does not count.
+
+    Raises:
+        InputError: If it holds a finished model or other things.
     """
-    if not output.exists():
-        return True
-    if not output.is_dir():
-        return False
-    others = [
-        path for path in output.iterdir() if not (path.name.startswith(".") and ".partial" in path.name)
-    ]
-    return not others or (output / CHECKPOINT).exists()
+    if (output / "model.json").exists():
+        raise InputError(f"{output} holds a finished model; choose another output directory or remove it.")
+    if not output.exists() or (output / CHECKPOINT).exists():
+        return
+    if not output.is_dir() or any(not _is_leftover(path) for path in output.iterdir()):
+        raise InputError(f"{output} exists and holds other things; choose another output directory.")
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and ".partial" in path.name
 
 
 def write_checkpoint(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
@@ -60,6 +66,41 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], Tensors]:
         raise ModelFileError(f"The checkpoint {path} is truncated; remove it to start anew.") from error
 
 
+def resume_from(
+    output: Path,
+    identity: dict[str, Any],
+    what: str,
+    restore: Callable[[dict[str, Any], Tensors], None],
+) -> None:
+    """Continue from the checkpoint in a directory, if it has one.
+
+    Args:
+        output: The directory.
+        identity: What makes it the same run, which the header of the checkpoint must have.
+        what: What the run is, for messages.
+        restore: Takes the header and the tensors.
+
+    Raises:
+        InputError: If the checkpoint is of another run.
+        ModelFileError: If it is truncated, or of another version of the package.
+    """
+    path = output / CHECKPOINT
+    if not path.exists():
+        return
+    header, tensors = read_checkpoint(path)
+    if header["identity"] != json.loads(json.dumps(identity)):
+        raise InputError(
+            f"{output} holds an interrupted {what} of another model or with other data or settings; repeat its "
+            "settings to continue it, or choose another output directory."
+        )
+    try:
+        restore(header, tensors)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} is of another version of openmm_bg; remove it to start anew."
+        ) from error
+
+
 def prefixed(prefix: str, tensors: Tensors | None) -> Tensors:
     """Return tensors with a prefix before their names."""
     return {f"{prefix}{name}": tensor for name, tensor in (tensors or {}).items()}
@@ -68,19 +109,3 @@ def prefixed(prefix: str, tensors: Tensors | None) -> Tensors:
 def part(tensors: Tensors, prefix: str) -> Tensors:
     """Return the tensors whose names have a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> Tensors:
-    """Return the state of an optimiser as tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, one in state.items() for name, value in one.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Continue with the state that `optimizer_state` returned."""
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from openmm_bg.errors import InputError
 
@@ -13,6 +16,28 @@ _FLOW_SETTINGS = {
     "tsf": ("n_momenta", "n_bins", "bound", "n_blocks"),
     "tsf-affine": ("n_momenta", "n_hidden"),
 }
+
+
+def require_positive(settings: Any, names: Iterable[str]) -> None:
+    """Refuse settings of these names that are not positive, finite numbers.
+
+    Raises:
+        InputError: If one is.
+    """
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise InputError(f"{name} must be positive and finite, not {getattr(settings, name)}.")
+
+
+def require_fractions(settings: Any, names: Iterable[str]) -> None:
+    """Refuse settings of these names that are not between 0 and 1.
+
+    Raises:
+        InputError: If one is.
+    """
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"{name} must be between 0 and 1, not {getattr(settings, name)}.")
 
 
 @dataclass(frozen=True)
@@ -95,12 +120,8 @@ class TrainingSettings:
         positive = ("n_steps", "batch_size", "kl_batch_size", "learning_rate", "max_gradient_norm", "bound")
         positive += ("validation_interval", "validation_samples", "n_layers", "hidden_features", "n_blocks")
         positive += ("n_hidden",)
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("kl_weight", "kl_start", "kl_full", "cold_fraction", "averaging"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be between 0 and 1, not {getattr(self, name)}.")
+        require_positive(self, positive)
+        require_fractions(self, ("kl_weight", "kl_start", "kl_full", "cold_fraction", "averaging"))
         if not self.dispersion_weight >= 0:
             raise InputError(f"dispersion_weight must not be negative, and is {self.dispersion_weight}.")
         if not 0 < self.dispersion_ratio <= 1:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +18,9 @@ from openmm_bg.errors import InputError
 from openmm_bg.files import provenance
 from openmm_bg.flows import Flow, RealNVP, SplineFlow, TemperatureSteerableFlow
 from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
-from openmm_bg.training.checkpoint import (
-    can_train_in,
-    optimizer_state,
-    part,
-    prefixed,
-    read_checkpoint,
-    restore_optimizer,
-    write_checkpoint,
-)
+from openmm_bg.training.checkpoint import Tensors, check_output, resume_from, write_checkpoint
 from openmm_bg.training.data import TrainingData
+from openmm_bg.training.learner import Learner
 from openmm_bg.training.losses import ReverseKL, log_dispersion, maximum_likelihood
 from openmm_bg.training.potentials import training_potentials
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
@@ -37,7 +29,6 @@ from openmm_bg.training.tensorboard import TensorBoardLog
 from openmm_bg.transforms import Coordinates, InternalCoordinates
 from openmm_bg.units import thermal_energy
 
-_WARM_UP_STEPS = 200
 _FLOWS: dict[str, Callable[..., Flow]] = {
     "spline": SplineFlow,
     "realnvp": RealNVP,
@@ -96,12 +87,7 @@ class Trainer:
         coordinates: Coordinates | None = None,
         events: TensorBoardLog | None = None,
     ) -> None:
-        if (output / "model.json").exists():
-            raise InputError(
-                f"{output} holds a finished model; choose another output directory or remove it."
-            )
-        if not can_train_in(output):
-            raise InputError(f"{output} exists and holds other things; choose another output directory.")
+        check_output(output)
         self.data, self.output, self.settings, self._events = data, output, settings, events
         self.identity = {
             "system_hash": data.system.system_hash,
@@ -121,8 +107,16 @@ class Trainer:
         features = _features(coordinates, data.positions)
         self._train, self._held_out = features[:-n_held_out], features[-n_held_out:]
         self.flow = _FLOWS[settings.flow](coordinates, data.temperature, **settings.flow_settings())
-        self.average = copy.deepcopy(self.flow).requires_grad_(False)
-        self._optimizer = torch.optim.Adam(self.flow.parameters(), lr=settings.learning_rate, fused=True)
+        self._learner = Learner(
+            self.flow,
+            n_steps=settings.n_steps,
+            learning_rate=settings.learning_rate,
+            last_rate=0.02,
+            warm_up=200,
+            max_gradient_norm=settings.max_gradient_norm,
+            averaging=settings.averaging,
+        )
+        self.average = self._learner.average
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._fast, self._exact = training_potentials(system)
         reduced = torch.as_tensor(data.energies) / thermal_energy(data.temperature)
@@ -130,9 +124,7 @@ class Trainer:
         cut = float(reduced.max()) + settings.energy_margin
         self._kl = ReverseKL(self._fast, data.temperature, cut)
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
-        self.n_skipped = 0
         self.log: list[dict[str, float]] = []
-        self._best: dict[str, torch.Tensor] | None = None
         self._best_score, self._since_best = math.inf, 0
         self._recent: list[tuple[float, float, float, float]] = []
 
@@ -160,10 +152,6 @@ class Trainer:
 
     def _one_step(self) -> None:
         settings, fraction = self.settings, self.step / self.settings.n_steps
-        warm_up = min(1.0, (self.step + 1) / max(1, min(_WARM_UP_STEPS, settings.n_steps // 10)))
-        cosine = 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction))
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warm_up * cosine
         weight = settings.kl_weight_at(fraction)
         loss_kl, ess = math.nan, math.nan
         chosen = torch.randint(len(self._train), (settings.batch_size,), generator=self._generator)
@@ -179,16 +167,7 @@ class Trainer:
             kl, ess = self._kl(self.flow, settings.kl_batch_size, self._generator)
             loss_kl = float(kl.detach())
             loss = loss + weight * kl
-        self._optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), settings.max_gradient_norm)
-        if torch.isfinite(norm):
-            self._optimizer.step()
-        else:  # left out, and counted
-            self.n_skipped += 1
-        decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1.0 - decay)
+        self._learner.update(loss, self.step)
         self._recent.append((float(loss_ml.detach()), float(loss_ld.detach()), loss_kl, ess))
 
     def _temperature_ratio(self) -> float:
@@ -230,7 +209,7 @@ class Trainer:
                 "kl": kl,
                 "ess": statistics.effective_sample_size(log_weights) if finite.any() else 0.0,
                 "batch_ess": _mean(losses[:, 3]),
-                "skipped_steps": self.n_skipped,
+                "skipped_steps": self._learner.n_skipped,
                 "outside_domain": int((~finite).sum()),
             }
         )
@@ -239,15 +218,11 @@ class Trainer:
         score = nll + kl
         if score < self._best_score:
             self._best_score, self._since_best = score, 0
-            self._best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+            self._learner.keep()
 
     def checkpoint(self) -> None:
         """Write the run's state, so that `resume` continues from here."""
-        tensors = prefixed("flow.", self.flow.state_dict())
-        tensors |= prefixed("average.", self.average.state_dict())
-        tensors |= prefixed("best.", self._best)
-        tensors |= prefixed("adam.", optimizer_state(self._optimizer))
-        tensors["generator"] = self._generator.get_state()
+        tensors = self._learner.state() | {"generator": self._generator.get_state()}
         header = {
             "identity": self.identity,
             "step": self.step,
@@ -255,7 +230,7 @@ class Trainer:
             "n_energy_evaluations": self.n_energy_evaluations,
             "best_score": self._best_score if math.isfinite(self._best_score) else None,
             "since_best": self._since_best,
-            "n_skipped": self.n_skipped,
+            "n_skipped": self._learner.n_skipped,
             "log": self.log,
         }
         write_checkpoint(self.output / CHECKPOINT, tensors, header)
@@ -270,24 +245,15 @@ class Trainer:
             InputError: If it is of another training.
             ModelFileError: If it cannot be read.
         """
-        path = self.output / CHECKPOINT
-        if not path.exists():
-            return
-        header, tensors = read_checkpoint(path)
-        if header["identity"] != json.loads(json.dumps(self.identity)):
-            raise InputError(
-                f"{self.output} holds an interrupted training with other data or settings; repeat its settings "
-                "to continue it, or choose another output directory."
-            )
-        self.flow.load_state_dict(part(tensors, "flow."))
-        self.average.load_state_dict(part(tensors, "average."))
-        self._best = part(tensors, "best.") or None
+        resume_from(self.output, self.identity, "training", self._restore)
+
+    def _restore(self, header: dict[str, Any], tensors: Tensors) -> None:
+        self._learner.restore(tensors)
         self._generator.set_state(tensors["generator"])
-        restore_optimizer(self._optimizer, part(tensors, "adam."))
         self.step, self.seconds, self.log = header["step"], header["seconds"], header["log"]
         self._n_evaluations_before = header["n_energy_evaluations"]
         self._best_score = math.inf if header["best_score"] is None else header["best_score"]
-        self._since_best, self.n_skipped = header["since_best"], header["n_skipped"]
+        self._since_best, self._learner.n_skipped = header["since_best"], header["n_skipped"]
 
     @property
     def n_energy_evaluations(self) -> int:
@@ -296,11 +262,10 @@ class Trainer:
 
     def finish(self) -> BoltzmannGenerator:
         """Save the best model and remove the checkpoint."""
-        if self._best is None:
+        if self._learner.best is None:
             raise InputError(
                 "The training came to no usable model; look at its log.csv, and lower the learning rate."
             )
-        self.average.load_state_dict(self._best)
         record = provenance(
             seed=self.settings.seed,
             settings=dataclasses.asdict(self.settings),
@@ -312,7 +277,9 @@ class Trainer:
             },
             data=self.data.record,
         )
-        generator = BoltzmannGenerator(self.average, self._exact, system=self.data.system, record=record)
+        generator = BoltzmannGenerator(
+            self._learner.result(), self._exact, system=self.data.system, record=record
+        )
         write_log(self.output / LOG, self.log)
         # The checkpoint stays until the model is whole.
         generator.save(self.output)

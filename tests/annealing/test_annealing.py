@@ -92,7 +92,9 @@ def test_interrupted_annealing_resumes_exactly(hot, data, tmp_path, monkeypatch,
         anneal(hot, tmp_path / "broken", settings, data=used)
     monkeypatch.undo()
     assert not (tmp_path / "broken" / "model.json").exists()
-    with pytest.raises(InputError, match="interrupted annealing of another model or with other settings"):
+    with pytest.raises(
+        InputError, match="interrupted annealing of another model or with other data or settings"
+    ):
         anneal(hot, tmp_path / "broken", dataclasses.replace(settings, seed=1), data=used)
     resumed = anneal(hot, tmp_path / "broken", settings, data=used)
     for name, tensor in whole.flow.state_dict().items():
