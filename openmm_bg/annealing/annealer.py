@@ -15,10 +15,11 @@ import torch
 from torch.nn import functional
 
 from openmm_bg import statistics
-from openmm_bg.annealing.buffer import Labelled, SampleBuffer, labelled_frames
+from openmm_bg.annealing.buffer import Labelled, SampleBuffer, WeightedSamples, labelled_frames
 from openmm_bg.annealing.checks import check_annealing, checksum
 from openmm_bg.annealing.coverage import Coverage
 from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
+from openmm_bg.annealing.regions import Rarity
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
@@ -119,6 +120,7 @@ class Annealer:
         self.buffer, self.coverage = SampleBuffer(settings.buffer_rounds), Coverage()
         self._data = data
         self._labelled_data: Labelled | None = None
+        self._rare: list[WeightedSamples] = []
         self.lowest = flow.temperature
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
         self.n_restored, self._rate_factor = 0, 1.0
@@ -200,6 +202,7 @@ class Annealer:
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
         self.buffer.add(samples)
+        self._rare = []
         worth = max(figures[0].ess, 1e-6)
         self._lowest_log_z = [*self._lowest_log_z, (figures[0].log_z, worth)][-settings.buffer_rounds :]
         wanted = {"highest": top} if "highest" not in self.coverage.sets else {}
@@ -222,25 +225,31 @@ class Annealer:
         self._recent.append(float(loss.detach()))
 
     def _batch(self) -> Labelled:
-        settings = self.settings
-        n_data = round(settings.data_share * settings.batch_size) if self._data is not None else 0
-        n_resampled = round(settings.resampled_share * settings.batch_size)
-        n_even = max(0, settings.batch_size - n_resampled - n_data)
-        batch = self.buffer.draw(n_even, n_resampled, self._random)
+        settings, lowest = self.settings, self.lowest / self.flow.temperature
+        n_cooled = round(settings.cooled_share * settings.batch_size)
+        size = settings.batch_size - n_cooled
+        n_data = round(settings.data_share * size) if self._data is not None else 0
+        n_resampled = round(settings.resampled_share * size)
+        parts = [self.buffer.draw(max(0, size - n_resampled - n_data), n_resampled, self._random)]
         if n_data:
             frames = self._frames()
-            chosen = torch.randint(len(frames), (n_data,), generator=self._random)
-            batch = Labelled.joined([batch, frames[chosen]])
-        lowest = self.lowest / self.flow.temperature
-        if not settings.conditioned:  # a flow for one temperature learns that one alone
-            return batch.at(lowest, self._log_z)
-        n_cooled = round(settings.cooled_share * settings.batch_size)
-        if not n_cooled:
-            return batch
-        # Hot samples and frames as members of the lowest temperature: rare states are less rare among them.
-        chosen = torch.randperm(len(batch), generator=self._random)
-        cooled = batch[chosen[:n_cooled]].at(lowest, self._log_z)
-        return Labelled.joined([batch[chosen[n_cooled:]], cooled])
+            parts.append(frames[torch.randint(len(frames), (n_data,), generator=self._random)])
+        cooled = self._cooled(n_cooled).at(lowest, self._log_z)
+        if settings.conditioned:
+            return Labelled.joined([*parts, cooled])
+        return Labelled.joined([part.at(lowest, self._log_z) for part in parts] + [cooled])
+
+    def _cooled(self, n: int) -> Labelled:
+        """Draw samples and frames of any temperature, those of rare states about as often as others."""
+        if not self._rare:
+            pools = [self.buffer.all.samples, *([self._frames()] if self._data is not None else [])]
+            rarity = Rarity(pools[0], self.lowest / self.flow.temperature, self.flow.circular)
+            self._rare = [WeightedSamples(pool, rarity(pool.features)) for pool in pools]
+        n_data = round(self.settings.data_share * n) if self._data is not None else 0
+        sizes = (n - n_data, n_data)
+        return Labelled.joined(
+            [pool.draw(k, self._random) for pool, k in zip(self._rare, sizes, strict=False)]
+        )
 
     def _frames(self) -> Labelled:
         """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""

@@ -87,6 +87,25 @@ def labelled_frames(data: TrainingData, coordinates: Coordinates, log_z: float) 
     )
 
 
+class WeightedSamples:
+    """Samples that are drawn by weights.
+
+    Args:
+        samples: The samples.
+        weights: Weights with shape=(n,), which need not be normalised.
+    """
+
+    def __init__(self, samples: Labelled, weights: torch.Tensor) -> None:
+        self.samples = samples
+        # Inverse transform sampling: torch.multinomial is slow, and takes 2^24 categories at most.
+        self._cumulative = weights.double().cumsum(0)
+
+    def draw(self, n: int, generator: torch.Generator) -> Labelled:
+        """Draw some, with replacement."""
+        uniform = torch.rand(n, generator=generator, dtype=torch.float64) * self._cumulative[-1]
+        return self.samples[torch.searchsorted(self._cumulative, uniform).clamp_max(len(self.samples) - 1)]
+
+
 class SampleBuffer:
     """The samples of the latest rounds.
 
@@ -97,7 +116,15 @@ class SampleBuffer:
     def __init__(self, n_rounds: int) -> None:
         self._n_rounds = n_rounds
         self.rounds: list[Labelled] = []
-        self._all: Labelled | None = None
+        self._all: WeightedSamples | None = None
+
+    @property
+    def all(self) -> WeightedSamples:
+        """All samples, to be drawn by their importance weights."""
+        if self._all is None:
+            joined = Labelled.joined(self.rounds)
+            self._all = WeightedSamples(joined, joined.weight)
+        return self._all
 
     def add(self, samples: Labelled) -> None:
         """Add a round; the oldest goes if there are too many."""
@@ -116,14 +143,8 @@ class SampleBuffer:
             resampled: How many are drawn by their weights, in addition.
             generator: Source of randomness.
         """
-        if self._all is None:
-            self._all = Labelled.joined(self.rounds)
-            # Inverse transform sampling: torch.multinomial is slow, and takes 2^24 categories at most.
-            self._cumulative = self._all.weight.double().cumsum(0)
-        even = torch.randint(len(self._all), (n,), generator=generator)
-        uniform = torch.rand(resampled, generator=generator, dtype=torch.float64) * self._cumulative[-1]
-        weighted = torch.searchsorted(self._cumulative, uniform).clamp_max(len(self._all) - 1)
-        return self._all[torch.cat([even, weighted])]
+        even = torch.randint(len(self.all.samples), (n,), generator=generator)
+        return Labelled.joined([self.all.samples[even], self.all.draw(resampled, generator)])
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the rounds as tensors."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import torch
 
 from openmm_bg.annealing.buffer import Labelled
+from openmm_bg.annealing.regions import N_REGIONS, twelfths
 from openmm_bg.flows import PositionFlow
 
-_REGIONS = 12
 _LEAST_MEMBERS = 20
 
 
@@ -58,11 +58,8 @@ class Coverage:
         deviation = torch.nan_to_num(_deviation(flow, samples), nan=-math.inf, neginf=-math.inf)
         typical, poorest = deviation.median(), 0.0
         for angle, values in zip(flow.circular.tolist(), samples.features.T, strict=True):
-            place = (values + math.pi) / (2.0 * math.pi)
-            if not angle:
-                place = values.argsort().argsort() / len(values)
-            region = (place * _REGIONS).long().clamp(0, _REGIONS - 1)
-            for k in range(_REGIONS):
+            region = twelfths(values) if angle else values.argsort().argsort() * N_REGIONS // len(values)
+            for k in range(N_REGIONS):
                 members = deviation[region == k]
                 if len(members) >= _LEAST_MEMBERS:
                     lowest = float(members.median())

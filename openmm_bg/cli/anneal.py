@@ -75,7 +75,8 @@ def anneal(
     cooled_share: Annotated[
         float,
         typer.Option(
-            help="Share of a batch taken as members of the lowest temperature.", rich_help_panel=_ROUNDS
+            help="Share of a batch that are samples of rare states, taken as members of the lowest temperature.",
+            rich_help_panel=_ROUNDS,
         ),
     ] = 0.2,
     rung_ess: Annotated[

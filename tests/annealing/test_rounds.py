@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from annealing_helpers import COLD, HOT, labelled
 
-from openmm_bg.annealing.buffer import Labelled, SampleBuffer
+from openmm_bg.annealing.buffer import Labelled, SampleBuffer, WeightedSamples
+from openmm_bg.annealing.regions import Rarity
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.target import Target
 
@@ -104,3 +106,44 @@ def test_samples_of_one_temperature_are_labelled_for_another(toy):
     expected = toy.log_prob(x, COLD)
     assert np.abs(cooled.log_target.numpy() - expected).max() < 1e-4 * np.abs(expected).max()
     assert (cooled.ratio == COLD / HOT).all()
+
+
+def _turning(generator):
+    """One angle that turns and has a well of 2 % at the lowest temperature, 30 % above; one that is stiff."""
+    n = 20_000
+    cold = torch.arange(n) < n // 2
+    rare = torch.rand(n, generator=generator) < torch.where(cold, 0.02, 0.3)
+    uniform = torch.rand(n, generator=generator)
+    # Ten twelfths of the circle are common, and the two last ones are rare.
+    turning = -math.pi + math.pi / 6.0 * torch.where(rare, 10.0 + 2.0 * uniform, 10.0 * uniform)
+    stiff = 0.01 * torch.randn(n, generator=generator)
+    ones = torch.ones(n)
+    ratio = torch.where(cold, 0.5, 1.0)
+    features = torch.stack([stiff, turning, 100.0 * ones], 1)
+    return Labelled(features, ones, 0.0 * ones, ones, ratio, ones), rare
+
+
+def test_rare_states_are_drawn_as_often_as_others():
+    """By how much a region holds at the lowest temperature; stiff angles and other features do not count."""
+    random = torch.Generator().manual_seed(0)
+    samples, rare = _turning(random)
+    rarity = Rarity(samples, 0.5, torch.tensor([True, True, False]))(samples.features)
+    # Two twelfths share 2 %: each holds 0.01 instead of 1/12.
+    assert float(rarity[rare].mean()) == pytest.approx(1 / 12 / 0.01, rel=0.15)
+    assert float(rarity[~rare].max()) == 1.0
+    drawn = WeightedSamples(samples, rarity).draw(20_000, random)
+    share = float((drawn.features[:, 1] > math.pi * 2 / 3).float().mean())
+    among_all = 0.5 * (0.02 + 0.3)
+    expected = 8.3 * among_all / (8.3 * among_all + 1.0 - among_all)
+    assert abs(share - expected) < 0.05
+    even = Rarity(samples, 0.5, torch.tensor([True, False, False]))(samples.features)
+    assert torch.equal(even, torch.ones(len(samples)))
+
+
+def test_rarity_has_a_bound_and_needs_no_samples():
+    samples, rare = _turning(torch.Generator().manual_seed(1))
+    samples.weight = torch.where(rare, 0.0, 1.0)
+    circular = torch.tensor([True, True, False])
+    assert float(Rarity(samples, 0.5, circular)(samples.features).max()) == 30.0
+    samples.weight = torch.zeros(len(samples))  # no finite energy at all
+    assert torch.equal(Rarity(samples, 0.5, circular)(samples.features), torch.ones(len(samples)))

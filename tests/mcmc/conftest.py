@@ -60,6 +60,7 @@ def oscillator_models(tmp_path_factory: pytest.TempPathFactory, oscillator: Any)
     size = {"n_layers": 2, "hidden_features": 8}
     flows = {
         "spline": SplineFlow(coordinates, 298.0, **size),
+        "conditioned": SplineFlow(coordinates, 298.0, **size, conditioned=True),
         "real_nvp": RealNVP(coordinates, 298.0, **size),
         "steerable": TemperatureSteerableFlow(coordinates, 298.0, n_momenta=3, **size),
     }

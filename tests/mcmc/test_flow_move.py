@@ -45,7 +45,7 @@ def chain_by_formula(flow: Flow, stiffness: float, n_calls: int, n_proposals: in
     return x[0].numpy(), n_accepted
 
 
-@pytest.mark.parametrize("kind", ["spline", "real_nvp", "steerable"])
+@pytest.mark.parametrize("kind", ["spline", "conditioned", "real_nvp", "steerable"])
 def test_the_chain_is_that_of_the_formula(
     oscillator_models: dict[str, Path], oscillator: Any, kind: str
 ) -> None:

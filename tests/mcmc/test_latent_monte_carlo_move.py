@@ -65,7 +65,7 @@ def test_the_determinant_is_that_of_the_map_to_latents(
 
 
 @pytest.mark.parametrize("displacement", ["diffusion", "random_walk"])
-@pytest.mark.parametrize("kind", ["spline", "real_nvp"])
+@pytest.mark.parametrize("kind", ["spline", "conditioned", "real_nvp"])
 def test_proposals_are_displaced_latents_with_the_full_ratio(
     oscillator_models: dict[str, Path], oscillator: Any, kind: str, displacement: Any
 ) -> None:
@@ -79,8 +79,8 @@ def test_proposals_are_displaced_latents_with_the_full_ratio(
     mcmc.seed(4)
     with torch.no_grad():
         proposals, proposed, own = move._propose(target, current, 6)
-        z, _ = module._latents(flow, current[None], no_momenta[:1])
-        z_proposed, _ = module._latents(flow, proposals, no_momenta)
+        z, _ = module._latents(flow, current[None], no_momenta[:1], temperature / 298.0)
+        z_proposed, _ = module._latents(flow, proposals, no_momenta, temperature / 298.0)
     noise = torch.randn(6, 3, dtype=torch.float64, generator=random_generator().manual_seed(4))
     # There and back again: the latents are those that were displaced.
     noise = math.sqrt(temperature / 298.0) * noise

@@ -55,7 +55,7 @@ def create(
     return sampler
 
 
-@pytest.mark.parametrize("flow", ["spline", "steerable"])
+@pytest.mark.parametrize("flow", ["spline", "conditioned", "steerable"])
 def test_the_determinant_of_the_map_is_the_ratio_of_densities(
     oscillator_models: dict[str, Path], flow: str
 ) -> None:
@@ -69,9 +69,9 @@ def test_the_determinant_of_the_map_is_the_ratio_of_densities(
 
         def mapped(joint: torch.Tensor) -> torch.Tensor:
             features, _ = q.coordinates.forward(joint[:3].reshape(1, 1, 3))
-            z, _ = q.state_forward(torch.cat([features, joint[None, 3:]], dim=1))
+            z, _ = q.state_forward(torch.cat([features, joint[None, 3:]], dim=1), 300.0 / 298.0)
             z = torch.where(q.circular, z, (450.0 / 300.0) ** 0.5 * z)
-            features, momenta = q.parted(q.state_inverse(z)[0])
+            features, momenta = q.parted(q.state_inverse(z, 450.0 / 298.0)[0])
             return torch.cat([q.coordinates.inverse(features)[0].reshape(-1), momenta.reshape(-1)])
 
         joint = torch.cat([x.reshape(-1), p])

@@ -27,7 +27,7 @@ def kind(request: pytest.FixtureRequest) -> MoveClass:
     return request.param
 
 
-@pytest.fixture(params=["spline", "real_nvp", "steerable"])
+@pytest.fixture(params=["spline", "conditioned", "real_nvp", "steerable"])
 def any_model(request: pytest.FixtureRequest, oscillator_models: dict[str, Path]) -> Path:
     """The oscillator's model by every kind of flow."""
     return oscillator_models[request.param]

@@ -1,0 +1,115 @@
+"""What judges generators at 300 K says yes to good samples and no to bad ones, and remembers what it has run."""
+
+import numpy as np
+import pytest
+
+from openmm_bg.errors import InputError
+from openmm_bg.reference import load_reference
+from openmm_bg.reproduction import state_of_the_art
+from openmm_bg.reproduction.learned_exchange import free_energy_difference
+from openmm_bg.reproduction.state_of_the_art import (
+    annealed_rows,
+    many_samples,
+    phi_references,
+    reference_rows,
+    run_commands,
+)
+from openmm_bg.statistics import Estimate
+
+
+def _samples(n, spread, p_positive, seed=0):
+    """Frames of the reference by parallel tempering, at a chosen P(phi > 0), with random log-weights."""
+    rng = np.random.default_rng(seed)
+    known = load_reference("alanine_dipeptide", 300.0)
+    phi, psi = known.ramachandran.phi.ravel(), known.ramachandran.psi.ravel()
+    positive = phi > 0
+    chosen = np.where(
+        rng.random(n) < p_positive,
+        rng.choice(np.flatnonzero(positive), n),
+        rng.choice(np.flatnonzero(~positive), n),
+    )
+    log_weights = rng.normal(-0.5 * spread**2, spread, n)
+    return {"phi": phi[chosen], "psi": psi[chosen], "log_weights": log_weights, "energy": np.zeros(n)}
+
+
+def _judged(samples, evaluations=1_000_000):
+    rows = annealed_rows(samples, {"simulation": evaluations, "training": 0}, "model")
+    return {row["line"].removeprefix("model: "): row for row in rows}
+
+
+def test_good_samples_pass_and_each_fault_is_seen():
+    p = phi_references()["umbrella sampling"].value
+    # For normal log-weights of standard deviation s the effective sample size is exp(-s^2).
+    good = _judged(_samples(1_000_000, 0.1, p))
+    assert [line for line, row in good.items() if not row["holds"] and not row.get("goal")] == []
+    assert good["ESS at 300 K, unclipped"]["value"] == pytest.approx(np.exp(-0.01), abs=1e-3)
+    assert good["ESS at 300 K, unclipped (goal)"]["holds"]
+
+    spread = _judged(_samples(1_000_000, 0.4, p))
+    assert not spread["ESS at 300 K, unclipped"]["holds"]
+    assert spread["ESS at 300 K, unclipped"]["value"] == pytest.approx(np.exp(-0.16), abs=2e-3)
+    assert not _judged(_samples(100_000, 0.1, p))["samples behind it"]["holds"]
+    assert not _judged(_samples(100_000, 0.1, p), 200_000_000)["energy evaluations"]["holds"]
+
+    lost = _judged(_samples(1_000_000, 0.1, 0.5 * p))
+    for name in ("parallel tempering", "umbrella sampling"):
+        assert not lost[f"P(phi > 0) at 300 K, difference from {name} in standard errors"]["holds"]
+    line = "Ramachandran total variation, 50 x 50 bins, minus the split-half floor"
+    assert good[line]["holds"]
+    shifted = _samples(1_000_000, 0.1, p)
+    shifted["psi"] = np.where(shifted["psi"] < 0, shifted["psi"] - 0.1, shifted["psi"])
+    assert not _judged(shifted)[line]["holds"]
+
+
+def test_the_references_agree():
+    assert all(row["holds"] for row in reference_rows())
+
+
+def test_free_energy_of_a_probability():
+    """Against the logarithm of the odds, and its derivative by differences."""
+    found = free_energy_difference(Estimate(0.01, 1e-4))
+    assert found.value == pytest.approx(np.log(99.0))
+    above, below = (free_energy_difference(Estimate(0.01 + d, 1e-4)).value for d in (1e-5, -1e-5))
+    assert found.stderr == pytest.approx(abs(above - below) / 2e-5 * 1e-4, rel=1e-5)
+
+
+def test_commands_run_once_and_those_that_fail_again(tmp_path):
+    commands = {"one": ["first", "-o", "x"], "two": ["second"]}
+    ran = []
+
+    def run(command):
+        ran.append(command[0])
+        if command[0] == "second" and ran.count("second") == 1:
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError):
+        run_commands(tmp_path, commands, run)
+    stages = run_commands(tmp_path, commands, run)
+    run_commands(tmp_path, commands, run)
+    assert ran == ["first", "second", "second"]
+    assert set(stages.wall_seconds) == {"one", "two"}
+    with pytest.raises(InputError, match="other settings"):
+        run_commands(tmp_path, {**commands, "two": ["third"]}, run)
+
+
+def test_samples_are_drawn_again_for_another_model(tmp_path, monkeypatch):
+    """And only then, or if other samples are wanted; they are those of the generator."""
+    from openmm_bg import BoltzmannGenerator
+
+    path, loaded = tmp_path / "samples.npz", []
+    load = BoltzmannGenerator.load
+    monkeypatch.setattr(
+        state_of_the_art.BoltzmannGenerator, "load", lambda model: loaded.append(model) or load(model)
+    )
+    model = "alanine_dipeptide"
+    first = many_samples(model, 50, 3, path)
+    again = many_samples(model, 50, 3, path)
+    assert len(loaded) == 1
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    whole = load(model).sample(50, 300.0, seed=3)
+    np.testing.assert_allclose(first["log_weights"], whole.log_weights, atol=1e-9)
+    many_samples(model, 60, 3, path)
+    assert len(loaded) == 2
+    monkeypatch.setattr(state_of_the_art, "model_hash", lambda model: "another")
+    many_samples(model, 60, 3, path)
+    assert len(loaded) == 3
