@@ -16,7 +16,7 @@ from openmm_bg.mcmc.host import host_system, reduced_energies
 from openmm_bg.mcmc.mpi import check_processes
 from openmm_bg.mcmc.proposal_move import check_model, refuse_outside
 from openmm_bg.mcmc.randomness import draw_key, log_uniform, random_generator, stream
-from openmm_bg.mcmc.target import Target, log_density_where_finite
+from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
 from openmm_bg.units import kelvin, picoseconds
 
@@ -191,13 +191,16 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         start = torch.tensor(positions.value_in_unit(unit.nanometer), dtype=torch.float64)
         here, there = self._target(old), self._target(new)
         momenta = here.sample_momenta(1)
-        end, end_momenta = flow.transport(
+        end, end_momenta, log_determinant = flow.transport(
             start[None], momenta, here.temperature, there.temperature, frame=start
         )
-        before, _ = _log_weight(here, start[None], momenta, self._model)
-        after, reduced = _log_weight(there, end, end_momenta)
-        gain = float(there.log_ratios(np.array(after), np.array(before)))
-        return _End(gain, end[0].numpy(), reduced * there.temperature)
+        if torch.isneginf(log_determinant).any():
+            refuse_outside(self._model, -np.inf)
+        reduced = there.reduced_energies(end)
+        before = here.log_weights(here.reduced_energies(start[None]), momenta, np.zeros(1))
+        after = there.log_weights(reduced, end_momenta, -log_determinant.numpy())
+        gain = float(there.log_ratios(after, before)[0])
+        return _End(gain, end[0].numpy(), float(reduced[0]) * there.temperature)
 
     def _mapped(self, replica: int, state: int, end: _End) -> _Mapped:
         """Return a replica as it is after an exchange, with velocities of its new state."""
@@ -218,16 +221,3 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         return Target(
             self.generator.flow, temperature, lambda x: reduced_energies(thermodynamic_state, x, contexts)
         )
-
-
-def _log_weight(
-    target: Target, positions: torch.Tensor, momenta: torch.Tensor, model: str | None = None
-) -> tuple[float, float]:
-    """Return a configuration's log-weight and reduced energy; refuse it if it is outside a model's domain."""
-    log_q = log_density_where_finite(
-        lambda x, p: target.flow.joint_log_prob(x, p, target.temperature), positions, momenta
-    )
-    if model is not None:
-        refuse_outside(model, log_q[0])
-    reduced = target.reduced_energies(positions)
-    return float(target.log_weights(reduced, momenta, log_q)[0]), float(reduced[0])

@@ -141,7 +141,7 @@ class Flow(nn.Module, ABC):
         new_temperature: float,
         *,
         frame: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map configurations and momenta from one temperature to another, through their latents.
 
         The normal latents are scaled by sqrt(T' / T), angles stay. This takes the flow's density at one temperature
@@ -155,18 +155,24 @@ class Flow(nn.Module, ABC):
             frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the result takes.
 
         Returns:
-            Positions [nm] with shape=(batch, n_atoms, 3), NaN outside the domain, and momenta with
-            shape=(batch, n_momenta); both float64.
+            Positions [nm] with shape=(batch, n_atoms, 3), NaN outside the domain; momenta with
+            shape=(batch, n_momenta); and log-determinants with shape=(batch,), -inf where the given configuration
+            is outside the domain and NaN where the result is; all float64.
         """
         exact = self.exact()
         with torch.no_grad():
-            state, _, outside = exact.state_of(positions, momenta)
+            state, to_features, outside = exact.state_of(positions, momenta)
             old, new = self.ratio(temperature), self.ratio(new_temperature)
-            z, _ = exact.state_forward(state, old)
-            z = torch.where(self._circular, z, math.sqrt(new / old) * z)
-            features, momenta = exact.parted(exact.state_inverse(z, new)[0])
-            positions, _ = exact.coordinates.inverse(features, frame=frame)
-            return torch.where(outside[:, None, None], torch.nan, positions), momenta
+            z, to_latents = exact.state_forward(state, old)
+            scale = math.sqrt(new / old)
+            to_new = float((~self._circular).sum()) * math.log(scale)
+            state, from_latents = exact.state_inverse(torch.where(self._circular, z, scale * z), new)
+            features, momenta = exact.parted(state)
+            positions, from_features = exact.coordinates.inverse(features, frame=frame)
+            logabsdet = to_features + to_latents + to_new + from_latents + from_features
+            reached = torch.isfinite(positions).all(dim=(1, 2)) & torch.isfinite(logabsdet)
+            logabsdet = torch.where(outside, -torch.inf, torch.where(reached, logabsdet, torch.nan))
+            return torch.where(outside[:, None, None], torch.nan, positions), momenta, logabsdet
 
     def sample_momenta(
         self, n: int, temperature: float | None = None, *, generator: torch.Generator

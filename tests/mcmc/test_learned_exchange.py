@@ -75,11 +75,12 @@ def test_the_determinant_of_the_map_is_the_ratio_of_densities(
             return torch.cat([q.coordinates.inverse(features)[0].reshape(-1), momenta.reshape(-1)])
 
         joint = torch.cat([x.reshape(-1), p])
-        y, y_momenta = q.transport(x[None], p[None], 300.0, 450.0, frame=x)
+        y, y_momenta, logabsdet = q.transport(x[None], p[None], 300.0, 450.0, frame=x)
         torch.testing.assert_close(torch.cat([y.reshape(-1), y_momenta.reshape(-1)]), mapped(joint))
         expected = torch.linalg.slogdet(jacobian(mapped, joint))[1]
-        found = q.joint_log_prob(x[None], p[None], 300.0) - q.joint_log_prob(y, y_momenta, 450.0)
-        assert float(found[0]) == pytest.approx(float(expected), abs=1e-8)
+        densities = q.joint_log_prob(x[None], p[None], 300.0) - q.joint_log_prob(y, y_momenta, 450.0)
+        for found in (logabsdet, densities):
+            assert float(found[0]) == pytest.approx(float(expected), abs=1e-8)
         back = q.transport(y, y_momenta, 450.0, 300.0, frame=x)[0]
         assert (back[0] - x).abs().max() < 1e-9
 
@@ -90,11 +91,13 @@ def test_a_molecule_keeps_its_place_and_leaves_its_domain_as_nan(alanine_model: 
     flow = BoltzmannGenerator.load(alanine_model, dtype=torch.float64).flow
     x = torch.tensor(alanine.positions) + torch.tensor([1.0, 2.0, 3.0])
     none = x.new_zeros(2, 0)
-    y, _ = flow.transport(torch.stack([x, -x]), none, 600.0, 300.0, frame=x)
+    y, _, logabsdet = flow.transport(torch.stack([x, -x]), none, 600.0, 300.0, frame=x)
     seed = int(flow.coordinates.z_matrix.atoms[0])
     torch.testing.assert_close(y[0, seed], x[seed])
     assert 1e-4 < (y[0] - x).abs().max() < 0.2
     assert torch.isnan(y[1]).all()
+    densities = flow.joint_log_prob(x[None], none[:1], 600.0) - flow.joint_log_prob(y[:1], none[:1], 300.0)
+    torch.testing.assert_close(logabsdet, torch.cat([densities, densities.new_tensor([-torch.inf])]))
 
 
 def exchanged(
