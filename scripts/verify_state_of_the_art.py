@@ -71,18 +71,18 @@ def exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, An
     from openmm_bg.reproduction.state_of_the_art import run_commands
 
     vacuum, solvent = work / "vacuum", work / "solvent"
-    storage, model = vacuum / "exchange.nc", vacuum / "annealed"
-    commands = learned.vacuum_commands(vacuum)
-    commands["exchange"] = learned.exchange_command(learned.VACUUM, model, storage, 20_000)
-    run_commands(vacuum, commands, openmm_bg)
-    expected = learned.vacuum_reference(vacuum)
-    yield from learned.rows(learned.VACUUM, model, storage, expected, vacuum / "samples.npz", 200_000)
-    storage, model = solvent / "exchange.nc", arguments.model
-    run_commands(
-        solvent, {"exchange": learned.exchange_command(learned.SOLVENT, model, storage, 20_000)}, openmm_bg
+    run_commands(vacuum, learned.vacuum_commands(vacuum), openmm_bg)
+    runs = (
+        (learned.VACUUM, vacuum, vacuum / "annealed", learned.vacuum_reference(vacuum)),
+        (learned.SOLVENT, solvent, arguments.model, learned.solvent_reference()),
     )
-    expected = learned.solvent_reference()
-    yield from learned.rows(learned.SOLVENT, model, storage, expected, solvent / "samples.npz", 400_000)
+    for run, output, model, reference in runs:
+        commands = {
+            f"chain {seed}": learned.exchange_command(run, model, storage, seed)
+            for seed, storage in learned.storages(run, output / "chains").items()
+        }
+        run_commands(output / "chains", commands, openmm_bg)
+        yield from learned.rows(run, model, output / "chains", reference, 400_000)
 
 
 def training_step(*_: Any) -> Iterator[dict[str, Any]]:

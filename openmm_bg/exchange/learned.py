@@ -150,15 +150,16 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         states = np.array(self._replica_thermodynamic_states)
         accepted, proposed = (np.zeros((self.n_states, self.n_states), dtype=np.int64) for _ in range(2))
         mapped = []
-        for i, j in self._pairs(states):
+        pairs = self._pairs(states)
+        moves = [move for i, j in pairs for move in ((i, states[i], states[j]), (j, states[j], states[i]))]
+        ends = self._map(moves)
+        for (i, j), one, other in zip(pairs, ends[0::2], ends[1::2], strict=True):
             state_i, state_j = states[i], states[j]
             proposed[[state_i, state_j], [state_j, state_i]] += 1
-            with torch.no_grad():
-                ends = [self._map(i, state_i, state_j), self._map(j, state_j, state_i)]
-            if log_uniform(1)[0] <= sum(end.gain for end in ends):
+            if log_uniform(1)[0] <= one.gain + other.gain:
                 accepted[[state_i, state_j], [state_j, state_i]] += 1
                 states[i], states[j] = state_j, state_i
-                mapped += [self._mapped(i, state_j, ends[0]), self._mapped(j, state_i, ends[1])]
+                mapped += [self._mapped(i, state_j, one), self._mapped(j, state_i, other)]
         return _Outcome(states, mapped, accepted, proposed)
 
     def _propagate_replicas(self) -> None:
@@ -185,22 +186,30 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
             order = torch.randperm(len(states), generator=random_generator()).numpy()
         return [(int(i), int(j)) for i, j in zip(order[0::2], order[1::2], strict=False)]
 
-    def _map(self, replica: int, old: int, new: int) -> _End:
-        """Map a replica from one state to another."""
-        flow, positions = self.generator.flow, self._sampler_states[replica].positions
-        start = torch.tensor(positions.value_in_unit(unit.nanometer), dtype=torch.float64)
-        here, there = self._target(old), self._target(new)
-        momenta = here.sample_momenta(1)
-        end, end_momenta, log_determinant = flow.transport(
-            start[None], momenta, here.temperature, there.temperature, frame=start
+    def _map(self, moves: list[tuple[int, int, int]]) -> list[_End]:
+        """Map replicas, each from its state to another: all at once, since a network is as fast for several."""
+        if not moves:
+            return []
+        flow = self.generator.flow
+        old, new = ([self._target(move[k]) for move in moves] for k in (1, 2))
+        positions = [self._sampler_states[replica].positions for replica, _, _ in moves]
+        start = torch.tensor(np.array([x.value_in_unit(unit.nanometer) for x in positions], dtype=np.float64))
+        momenta = torch.cat([target.sample_momenta(1) for target in old])
+        temperatures = (
+            torch.tensor([target.temperature for target in one], dtype=torch.float64) for one in (old, new)
         )
+        end, end_momenta, log_determinant = flow.transport(start, momenta, *temperatures, frame=start)
         if torch.isneginf(log_determinant).any():
             refuse_outside(self._model, -np.inf)
-        reduced = there.reduced_energies(end)
-        before = here.log_weights(here.reduced_energies(start[None]), momenta, np.zeros(1))
-        after = there.log_weights(reduced, end_momenta, -log_determinant.numpy())
-        gain = float(there.log_ratios(after, before)[0])
-        return _End(gain, end[0].numpy(), float(reduced[0]) * there.temperature)
+        ends = []
+        for k, (here, there) in enumerate(zip(old, new, strict=True)):
+            row = slice(k, k + 1)
+            reduced = there.reduced_energies(end[row])
+            before = here.log_weights(here.reduced_energies(start[row]), momenta[row], np.zeros(1))
+            after = there.log_weights(reduced, end_momenta[row], -log_determinant[row].numpy())
+            gain = float(there.log_ratios(after, before)[0])
+            ends.append(_End(gain, end[k].numpy(), float(reduced[0]) * there.temperature))
+        return ends
 
     def _mapped(self, replica: int, state: int, end: _End) -> _Mapped:
         """Return a replica as it is after an exchange, with velocities of its new state."""

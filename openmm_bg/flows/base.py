@@ -137,8 +137,8 @@ class Flow(nn.Module, ABC):
         self,
         positions: Any,
         momenta: torch.Tensor,
-        temperature: float,
-        new_temperature: float,
+        temperature: Ratio,
+        new_temperature: Ratio,
         *,
         frame: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -150,9 +150,10 @@ class Flow(nn.Module, ABC):
         Args:
             positions: Configurations [nm] with shape=(batch, n_atoms, 3).
             momenta: Momenta with shape=(batch, n_momenta).
-            temperature: Their temperature [K].
-            new_temperature: The temperature [K] to map to.
-            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation the result takes.
+            temperature: Their temperature [K], or one of each with shape=(batch,).
+            new_temperature: The temperature [K] to map to, likewise.
+            frame: A configuration [nm] whose place and orientation the results take, or one for each, with
+                shape=(n_atoms, 3) or (batch, n_atoms, 3).
 
         Returns:
             Positions [nm] with shape=(batch, n_atoms, 3), NaN outside the domain; momenta with
@@ -162,11 +163,16 @@ class Flow(nn.Module, ABC):
         exact = self.exact()
         with torch.no_grad():
             state, to_features, outside = exact.state_of(positions, momenta)
-            old, new = self.ratio(temperature), self.ratio(new_temperature)
+            temperatures = (
+                torch.as_tensor(t, dtype=torch.float64).to(state).expand(len(state))
+                for t in (temperature, new_temperature)
+            )
+            old, new = (one / self.temperature for one in temperatures)
             z, to_latents = exact.state_forward(state, old)
-            scale = math.sqrt(new / old)
-            to_new = float((~self._circular).sum()) * math.log(scale)
-            state, from_latents = exact.state_inverse(torch.where(self._circular, z, scale * z), new)
+            log_scale = 0.5 * (new / old).log()
+            z = torch.where(self._circular, z, log_scale.exp()[:, None] * z)
+            to_new = (~self._circular).sum() * log_scale
+            state, from_latents = exact.state_inverse(z, new)
             features, momenta = exact.parted(state)
             positions, from_features = exact.coordinates.inverse(features, frame=frame)
             logabsdet = to_features + to_latents + to_new + from_latents + from_features

@@ -28,16 +28,20 @@ class LearnedExchange:
         highest: The temperature [K] of the hot replica.
         bound: The least acceptance of swaps, or None if there is only a goal.
         goal: The acceptance that is aimed at.
+        n_chains: Independent chains.
+        n_iterations: Iterations of each.
     """
 
     label: str
     highest: float
     bound: float | None
     goal: float
+    n_chains: int
+    n_iterations: int
 
 
-VACUUM = LearnedExchange("learned exchange, vacuum, 1000 to 300 K", 1000.0, 0.25, 0.6)
-SOLVENT = LearnedExchange("learned exchange, OBC1, 600 to 300 K", 600.0, None, 0.8)
+VACUUM = LearnedExchange("learned exchange, vacuum, 1000 to 300 K", 1000.0, 0.25, 0.6, 2, 40_000)
+SOLVENT = LearnedExchange("learned exchange, OBC1, 600 to 300 K", 600.0, None, 0.8, 2, 60_000)
 
 
 def vacuum_commands(output: Path) -> dict[str, list[str]]:
@@ -47,21 +51,27 @@ def vacuum_commands(output: Path) -> dict[str, list[str]]:
     name = "alanine_dipeptide_vacuum"
     lines = {
         "simulate": f"simulate {name} -T 1000 --frames 102400 -o {data}",
-        "train": f"train {data} -o {model} --steps 3000 --kl-weight 0",
-        "anneal": f"anneal {model} -T 300 --data {data} --steps 3000 -o {annealed}",
+        "train": f"train {data} -o {model} --layers 16 --steps 4000 --kl-weight 0",
+        "anneal": f"anneal {model} -T 300 --data {data} --steps 8000 --cooled-share 0.3 -o {annealed}",
         "reference": f"simulate {name} -T 300 {ladder} --hot-start 952 --walkers 128 --frames 716800 "
-        f"--burn-in 20000 --seed 3 -o {reference}",
+        f"--interval 200 --burn-in 20000 --seed 3 -o {reference}",
     }
     return {stage: line.split() for stage, line in lines.items()}
 
 
-def exchange_command(run: LearnedExchange, model: Path, storage: Path, n_iterations: int) -> list[str]:
-    """Return the command of a run."""
+def exchange_command(run: LearnedExchange, model: Path, storage: Path, seed: int) -> list[str]:
+    """Return the command of one of a run's chains."""
     line = (
         f"exchange {model} -o {storage} --sampler learned --temperature-min {TEMPERATURE:g} "
-        f"--temperature-max {run.highest:g} --iterations {n_iterations} --steps 20 --checkpoint-interval 200"
+        f"--temperature-max {run.highest:g} --iterations {run.n_iterations} --steps 60 --seed {seed} "
+        "--checkpoint-interval 200"
     )
     return line.split()
+
+
+def storages(run: LearnedExchange, output: Path) -> dict[int, Path]:
+    """Return the netCDF file of each of a run's chains, by its seed."""
+    return {seed: output / f"exchange_{seed}.nc" for seed in range(1, run.n_chains + 1)}
 
 
 def free_energy_difference(p: Estimate) -> Estimate:
@@ -81,28 +91,31 @@ def vacuum_reference(output: Path) -> Estimate:
 
 
 def rows(
-    run: LearnedExchange, model: Path, storage: Path, reference: Estimate, samples: Path, n_samples: int
+    run: LearnedExchange, model: Path, output: Path, reference: Estimate, n_samples: int
 ) -> Iterator[dict[str, Any]]:
     """Judge a run.
 
     Args:
         run: The run.
         model: The model's directory.
-        storage: The run's netCDF file.
+        output: The directory of the run's netCDF files, where the model's own samples are kept, too.
         reference: P(phi > 0) at 300 K without any flow.
-        samples: Where the model's own samples are kept, for reweighting.
-        n_samples: How many of them.
+        n_samples: How many samples of the model are reweighted.
     """
-    record = read_exchange(storage)
-    share, stderr = float(record.exchange_acceptance[0]), float(record.exchange_acceptance_stderr[0])
-    line = f"{run.label}: accepted swaps, {record.n_iterations} iterations"
+    records = [read_exchange(storage) for storage in storages(run, output).values()]
+    share = float(np.mean([record.exchange_acceptance[0] for record in records]))
+    errors = [record.exchange_acceptance_stderr[0] for record in records]
+    stderr = float(np.linalg.norm(errors) / len(records))
+    line = f"{run.label}: accepted swaps, {len(records)} x {run.n_iterations} iterations"
     if run.bound is not None:
         yield row(line, share, f">= {run.bound}", share >= run.bound, stderr=stderr)
     yield row(f"{line} (goal)", share, f">= {run.goal}", share >= run.goal, stderr=stderr, goal=True)
-    angles = record.torsions(BoltzmannGenerator.load(model).system.torsions)
-    first = record.n_iterations // 50
-    chain = Ramachandran(run.label, angles["phi"][first:, 0], angles["psi"][first:, 0])
-    drawn = many_samples(model, n_samples, 2, samples)
+    first = run.n_iterations // 50
+    torsions = BoltzmannGenerator.load(model).system.torsions
+    chains = [record.torsions(torsions) for record in records]
+    phi, psi = (np.stack([chain[n][first:, 0] for chain in chains], 1).ravel() for n in ("phi", "psi"))
+    chain = Ramachandran(run.label, phi, psi, n_walkers=len(chains))
+    drawn = many_samples(model, n_samples, 2, output / "samples.npz")
     weighted = Ramachandran(run.label, drawn["phi"], drawn["psi"], log_weights=drawn["log_weights"])
     expected = free_energy_difference(reference)
     for name, law in (("counting", chain), ("reweighting", weighted)):

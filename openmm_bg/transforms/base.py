@@ -44,7 +44,8 @@ class Coordinates(Transform):
         Args:
             inputs: Features with shape=(batch, n_features).
             context: Not used.
-            frame: A configuration (n_atoms, 3) [nm] whose place and orientation the results take.
+            frame: A configuration [nm] whose place and orientation the results take, or one for each, with
+                shape=(n_atoms, 3) or (batch, n_atoms, 3).
         """
 
     @abstractmethod

@@ -94,14 +94,15 @@ class CartesianCoordinates(Coordinates):
         Args:
             inputs: Features with shape=(batch, n_features).
             context: Not used.
-            frame: A configuration (n_atoms, 3) [nm] with the coordinates that are not features; zero if
-                not given. Of the others it has no effect.
+            frame: A configuration [nm] with the coordinates that are not features, or one for each, with
+                shape=(n_atoms, 3) or (batch, n_atoms, 3); zero if not given. Of the others it has no effect.
         """
         factor = self.factor.to(inputs)
         x = inputs @ factor.T + self.mean.to(inputs)
         if self.components is not None:
-            rest = inputs.new_zeros(3 * self.n_atoms) if frame is None else frame.to(inputs).reshape(-1)
-            x = rest.repeat(len(x), 1).index_copy(1, self._chosen, x)
+            rest = inputs.new_zeros(1, 3 * self.n_atoms)
+            rest = rest if frame is None else frame.to(inputs).reshape(-1, 3 * self.n_atoms)
+            x = rest.expand(len(x), -1).index_copy(1, self._chosen, x)
         return x.reshape(len(x), self.n_atoms, 3), factor.diagonal().log().sum().expand(len(x))
 
     def _features_of(self, positions: torch.Tensor) -> torch.Tensor:

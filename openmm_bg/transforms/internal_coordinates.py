@@ -265,10 +265,10 @@ class InternalCoordinates(Coordinates):
             ex, ez = r.new_tensor([1.0, 0.0, 0.0]), r.new_tensor([0.0, 0.0, 1.0])
         else:
             frame = frame.to(r)
-            origin = frame[first]
-            ez = _unit(frame[second] - origin)
-            side = frame[third] - frame[second]
-            ex = _unit(side - (side @ ez) * ez)
+            origin = frame[..., first, :]
+            ez = _unit(frame[..., second, :] - origin)
+            side = frame[..., third, :] - frame[..., second, :]
+            ex = _unit(side - (side * ez).sum(-1, keepdim=True) * ez)
         s = _sine(w)
         a = origin.expand(len(r), 3)
         b = a + r[:, 0:1] * ez

@@ -96,8 +96,31 @@ def test_a_molecule_keeps_its_place_and_leaves_its_domain_as_nan(alanine_model: 
     torch.testing.assert_close(y[0, seed], x[seed])
     assert 1e-4 < (y[0] - x).abs().max() < 0.2
     assert torch.isnan(y[1]).all()
+    old, new = torch.tensor([600.0, 310.1], dtype=torch.float64), torch.tensor([300.0, 457.3]).double()
+    frames = torch.stack([x, -2.0 * x])
+    both, _, _ = flow.transport(torch.stack([x, y[0]]), none, old, new, frame=frames)
+    for k, one in enumerate((x, y[0])):
+        alone, _, _ = flow.transport(one[None], none[:1], float(old[k]), float(new[k]), frame=frames[k])
+        torch.testing.assert_close(both[k], alone[0], rtol=0, atol=1e-12)
     densities = flow.joint_log_prob(x[None], none[:1], 600.0) - flow.joint_log_prob(y[:1], none[:1], 300.0)
     torch.testing.assert_close(logabsdet, torch.cat([densities, densities.new_tensor([-torch.inf])]))
+
+
+def test_a_start_outside_the_domain_is_refused(alanine_model: Path, alanine: Any, tmp_path: Path) -> None:
+    sampler = LearnedReplicaExchangeSampler(
+        alanine_model, mcmc_moves=LangevinDynamicsMove(n_steps=1), number_of_iterations=1
+    )
+    mirrored = SamplerState(-np.array(alanine.positions) * unit.nanometer)
+    sampler.create(
+        ThermodynamicState(alanine.system, 300 * unit.kelvin),
+        mirrored,
+        MultiStateReporter(str(tmp_path / "run.nc"), velocity_interval=0),
+        temperatures=[300, 600] * unit.kelvin,
+        n_temperatures=2,
+    )
+    with pytest.raises(InputError, match="lies outside the domain of the model"):
+        sampler._mix_replicas()
+    sampler._reporter.close()
 
 
 def exchanged(
