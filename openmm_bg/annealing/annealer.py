@@ -120,7 +120,7 @@ class Annealer:
         self.buffer, self.coverage = SampleBuffer(settings.buffer_rounds), Coverage()
         self._data = data
         self._labelled_data: Labelled | None = None
-        self._rare: list[WeightedSamples] = []
+        self._cold: WeightedSamples | None = None
         self.lowest = flow.temperature
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
         self.n_restored, self._rate_factor = 0, 1.0
@@ -202,7 +202,7 @@ class Annealer:
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
         self.buffer.add(samples)
-        self._rare = []
+        self._cold = None
         worth = max(figures[0].ess, 1e-6)
         self._lowest_log_z = [*self._lowest_log_z, (figures[0].log_z, worth)][-settings.buffer_rounds :]
         wanted = {"highest": top} if "highest" not in self.coverage.sets else {}
@@ -234,22 +234,22 @@ class Annealer:
         if n_data:
             frames = self._frames()
             parts.append(frames[torch.randint(len(frames), (n_data,), generator=self._random)])
-        cooled = self._cooled(n_cooled).at(lowest, self._log_z)
+        cooled = self._cooled(n_cooled, lowest)
         if settings.conditioned:
             return Labelled.joined([*parts, cooled])
         return Labelled.joined([part.at(lowest, self._log_z) for part in parts] + [cooled])
 
-    def _cooled(self, n: int) -> Labelled:
-        """Draw samples and frames of any temperature, those of rare states about as often as others."""
-        if not self._rare:
-            pools = [self.buffer.all.samples, *([self._frames()] if self._data is not None else [])]
-            rarity = Rarity(pools[0], self.lowest / self.flow.temperature, self.flow.circular)
-            self._rare = [WeightedSamples(pool, rarity(pool.features)) for pool in pools]
-        n_data = round(self.settings.data_share * n) if self._data is not None else 0
-        sizes = (n - n_data, n_data)
-        return Labelled.joined(
-            [pool.draw(k, self._random) for pool, k in zip(self._rare, sizes, strict=False)]
-        )
+    def _cooled(self, n: int, ratio: float) -> Labelled:
+        """Draw samples and frames, of any temperature, that are typical of the lowest one: rare ones more often."""
+        if self._cold is None:
+            pool = self.buffer.all.samples
+            rarity = Rarity(pool, ratio, self.flow.circular)
+            if self._data is not None:
+                pool = Labelled.joined([pool, self._frames()])
+            cold = pool.at(ratio, self._log_z)
+            typical = (cold.log_target - pool.log_target).clamp_max(0.0).exp()
+            self._cold = WeightedSamples(cold, pool.weight * typical * rarity(pool.features))
+        return self._cold.draw(n, self._random)
 
     def _frames(self) -> Labelled:
         """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""

@@ -34,11 +34,10 @@ class AnnealingSettings:
         weight_clip: The part of a round, the largest weights, that is clipped before that resampling.
         ais_distributions: Intermediate distributions of annealed importance sampling, which moves the samples of a
             round towards where the flow's density is too low (five energies for each); none if 0.
-        data_share: The share of a batch, and of its cooled samples, that are frames of molecular dynamics, if there
-            are any.
+        data_share: The share of a batch that are frames of molecular dynamics, if there are any.
         cooled_share: The share of a batch that are samples of any temperature taken as members of the lowest one,
-            since their energies are known there, too. They are drawn so that rare states come about as often as
-            others, see `Rarity`. The shares above are of the rest of the batch.
+            since their energies are known there, too. They are drawn from those that are typical there, so that
+            rare states come about as often as others, see `Rarity`. The other shares are of the rest of the batch.
         rung_ess: The lowest effective sample size, as a fraction, at which a lower temperature is taken in.
         learning_rate: Adam's step size at the start; it falls along a cosine to a hundredth.
         huber: Deviations [kT] beyond which the loss grows only linearly.
