@@ -85,6 +85,14 @@ def exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, An
         yield from learned.rows(run, model, output / "chains", reference, 400_000)
 
 
+def sampling(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Effective samples per second of many methods."""
+    script = ROOT / "scripts" / "benchmark_sampling.py"
+    output = work / "sampling"
+    subprocess.run([sys.executable, str(script), str(arguments.demo_model), "--output", str(output)], check=True)
+    yield from json.loads((output / "sampling.json").read_text())["rows"]
+
+
 def training_step(*_: Any) -> Iterator[dict[str, Any]]:
     """A training step against nflows' own layers."""
     from openmm_bg.reproduction.state_of_the_art import row
@@ -102,6 +110,7 @@ PARTS = {
     "annealed": annealed,
     "multiple-try": multiple_try,
     "exchange": exchange,
+    "sampling": sampling,
     "training-step": training_step,
 }
 
@@ -115,6 +124,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("verify_state_of_the_art"), help="outputs")
     parser.add_argument("--model", type=Path, default=Path("alanine_dipeptide"), help="the annealed model")
     parser.add_argument("--weak-model", type=Path, help="a model for the multiple-try move")
+    parser.add_argument("--demo-model", type=Path, default=Path("demo/model"), help="the benchmark's model")
     arguments = parser.parse_args()
     arguments.weak_model = arguments.weak_model or arguments.work / "hour" / "model"
 
