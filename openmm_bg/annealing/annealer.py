@@ -234,17 +234,18 @@ class Annealer:
         if n_data:
             frames = self._frames()
             parts.append(frames[torch.randint(len(frames), (n_data,), generator=self._random)])
-        cooled = self._cooled(n_cooled, lowest)
-        if settings.conditioned:
-            return Labelled.joined([*parts, cooled])
-        return Labelled.joined([part.at(lowest, self._log_z) for part in parts] + [cooled])
+        if not settings.conditioned:  # a flow for one temperature learns that one alone
+            parts = [samples.at(lowest, self._log_z) for samples in parts]
+        if n_cooled:
+            parts.append(self._cooled(n_cooled, lowest))
+        return Labelled.joined(parts)
 
     def _cooled(self, n: int, ratio: float) -> Labelled:
         """Draw samples and frames, of any temperature, that are typical of the lowest one: rare ones more often."""
         if self._cold is None:
             pool = self.buffer.all.samples
             rarity = Rarity(pool, ratio, self.flow.circular)
-            if self._data is not None:
+            if self._data is not None and self.settings.data_share > 0:
                 pool = Labelled.joined([pool, self._frames()])
             cold = pool.at(ratio, self._log_z)
             typical = (cold.log_target - pool.log_target).clamp_max(0.0).exp()
@@ -295,7 +296,7 @@ class Annealer:
             row["clipped_ess"] < settings.collapse_ess * best["clipped_ess"]
             or covered < settings.covered * best["covered"]
         ):
-            self._restore()
+            self._put_back()
             return
         self._best_figures["covered"] = max(covered, best.get("covered", 0.0))
         if not best or score > best.get("score", -math.inf):
@@ -320,7 +321,7 @@ class Annealer:
             "pareto_k": statistics.pareto_k(joined),
         }
 
-    def _restore(self) -> None:
+    def _put_back(self) -> None:
         """Put the best flow back, forget what the worse one has told, and go on with smaller steps."""
         self._learner.put_back()
         self.buffer.clear()
@@ -415,7 +416,9 @@ class Annealer:
             temperature_range=(self.lowest, top),
         )
         write_log(self.output / LOG, self.log)
-        poorest = next(row for row in self.log if row["step"] == record["best_step"])["poorest_region"]
+        poorest = next(row for row in reversed(self.log) if row["step"] == record["best_step"])[
+            "poorest_region"
+        ]
         if poorest < _POOR_REGION:
             warnings.warn(
                 f"The flow gives some region {poorest:.2g} of its fair density at {self.lowest:g} K, which the "

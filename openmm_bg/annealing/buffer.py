@@ -21,7 +21,8 @@ class Labelled:
         logabsdet: Log-determinants of the map from features to positions with shape=(n,).
         log_z: The logarithm of the target's partition function at their temperature with shape=(n,).
         ratio: Their temperatures as T / T_train with shape=(n,).
-        weight: Importance weights by which they stand for the target, of mean one in their round, shape=(n,).
+        weight: Importance weights by which they stand for the target p, of mean one in their round, shape=(n,);
+            for p^2 / q, if annealed importance sampling has moved them.
     """
 
     features: torch.Tensor

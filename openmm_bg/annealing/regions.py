@@ -28,7 +28,8 @@ class Rarity:
     it holds a tenth of this, and 30 at most.
 
     Args:
-        samples: Samples of all temperatures with their weights; those of the lowest say what is rare there.
+        samples: Samples of all temperatures with their weights; those of the lowest say what is rare there, about,
+            if annealed importance sampling has moved them.
         lowest: The lowest temperature as T / T_train.
         circular: Which features are angles, with shape=(n_features,).
     """

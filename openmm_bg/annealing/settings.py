@@ -31,13 +31,14 @@ class AnnealingSettings:
         n_temperatures: Temperatures of a round: the lowest reached, and random ones up to that of training.
         lowest_share: The share of a round at the lowest temperature.
         resampled_share: The share of a batch that is resampled by importance weight.
-        weight_clip: The part of a round, the largest weights, that is clipped before that resampling.
+        weight_clip: The part of a round at a temperature, its largest weights, that is clipped before that
+            resampling to the next one; at least one weight, unless this is 0.
         ais_distributions: Intermediate distributions of annealed importance sampling, which moves the samples of a
             round towards where the flow's density is too low (five energies for each); none if 0.
-        data_share: The share of a batch that are frames of molecular dynamics, if there are any.
+        data_share: The share of a batch that are frames of molecular dynamics, if there are any; 0: use none.
         cooled_share: The share of a batch that are samples of any temperature taken as members of the lowest one,
-            since their energies are known there, too. They are drawn from those that are typical there, so that
-            rare states come about as often as others, see `Rarity`. The other shares are of the rest of the batch.
+            since their energies are known there, too. They are drawn from those that are typical there, rare
+            states more often, see `Rarity`. The other shares are of the rest of the batch.
         rung_ess: The lowest effective sample size, as a fraction, at which a lower temperature is taken in.
         learning_rate: Adam's step size at the start; it falls along a cosine to a hundredth.
         huber: Deviations [kT] beyond which the loss grows only linearly.
@@ -48,7 +49,8 @@ class AnnealingSettings:
         validation_samples: Samples of the flow in a validation, at each of three temperatures.
         collapse_ess: If the effective sample size falls below this part of the best so far, the best flow is put
             back and the step size halved.
-        covered: The least part of the target's samples that the flow must give a fair density, see `Coverage`.
+        covered: If the part of the target's samples with a fair density, see `Coverage`, falls below this part of
+            the best so far, the best flow is put back likewise.
         seed: Seed of the run.
 
     Raises:

@@ -134,10 +134,12 @@ class Target:
     def _clipped(self, log_weights: torch.Tensor) -> tuple[torch.Tensor, int, float]:
         """Return weights of mean one before clipping, how many were clipped, and what that took away."""
         weights = (log_weights - _log_mean(log_weights)).exp()
-        n_clipped = math.floor(self._weight_clip * len(weights))
-        if not n_clipped or not weights.any():
+        n_clipped = math.ceil(self._weight_clip * len(weights))
+        if not n_clipped or n_clipped >= len(weights) or not weights.any():
             return weights, 0, 0.0
-        clipped = weights.clamp_max(float(weights.topk(n_clipped).values[-1]))
+        clipped = weights.clamp_max(
+            float(weights.topk(n_clipped + 1).values[-1])
+        )  # to the largest that is not
         return clipped, n_clipped, 1.0 - float(clipped.sum() / weights.sum())
 
 

@@ -75,7 +75,7 @@ def anneal(
     cooled_share: Annotated[
         float,
         typer.Option(
-            help="Share of a batch that are samples of rare states, taken as members of the lowest temperature.",
+            help="Share of a batch for the lowest temperature, rare states more often.",
             rich_help_panel=_ROUNDS,
         ),
     ] = 0.2,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-OPTIMISER, VALIDATION = "Loss and optimiser", "Validation and guards"
+OPTIMISER, VALIDATION = "Loss and optimiser", "Validation"
 
 Steps = Annotated[int, typer.Option("--steps", help="Optimiser steps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]

@@ -137,8 +137,8 @@ class Flow(nn.Module, ABC):
         self,
         positions: Any,
         momenta: torch.Tensor,
-        temperature: Ratio,
-        new_temperature: Ratio,
+        temperature: float | torch.Tensor,
+        new_temperature: float | torch.Tensor,
         *,
         frame: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -163,11 +163,7 @@ class Flow(nn.Module, ABC):
         exact = self.exact()
         with torch.no_grad():
             state, to_features, outside = exact.state_of(positions, momenta)
-            temperatures = (
-                torch.as_tensor(t, dtype=torch.float64).to(state).expand(len(state))
-                for t in (temperature, new_temperature)
-            )
-            old, new = (one / self.temperature for one in temperatures)
+            old, new = (self._ratios(t, state) for t in (temperature, new_temperature))
             z, to_latents = exact.state_forward(state, old)
             log_scale = 0.5 * (new / old).log()
             z = torch.where(self._circular, z, log_scale.exp()[:, None] * z)
@@ -254,6 +250,12 @@ class Flow(nn.Module, ABC):
     def ratio(self, temperature: float | None) -> float:
         """Return T / T_train."""
         return 1.0 if temperature is None else kelvin(temperature) / self.temperature
+
+    def _ratios(self, temperature: float | torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return T / T_train for each state."""
+        if not isinstance(temperature, torch.Tensor):
+            temperature = torch.tensor(kelvin(temperature), dtype=torch.float64)
+        return (temperature.to(state) / self.temperature).expand(len(state))
 
     def exact(self) -> Self:
         """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""

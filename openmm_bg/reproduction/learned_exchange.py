@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from openmm_bg.analysis import PHI_POSITIVE, Ramachandran, torsion_angles
+from openmm_bg.errors import InputError
 from openmm_bg.exchange import read_exchange
-from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.generator import BoltzmannGenerator, model_hash
 from openmm_bg.reproduction.state_of_the_art import TEMPERATURE, many_samples, phi_references, row
 from openmm_bg.statistics import Estimate
 from openmm_bg.training import load_data
@@ -75,7 +76,12 @@ def storages(run: LearnedExchange, output: Path) -> dict[int, Path]:
 
 
 def free_energy_difference(p: Estimate) -> Estimate:
-    """Return the free energy [kT] of phi > 0 relative to phi < 0, from the probability of the former."""
+    """Return the free energy [kT] of phi > 0 relative to phi < 0, from the probability of the former.
+
+    It is infinite, with an unknown error, if one of them has not been seen.
+    """
+    if not 0.0 < p.value < 1.0:
+        return Estimate(np.inf if p.value <= 0.0 else -np.inf, np.nan)
     value = float(np.log((1.0 - p.value) / p.value))
     return Estimate(value, float(p.stderr / (p.value * (1.0 - p.value))))
 
@@ -101,8 +107,15 @@ def rows(
         output: The directory of the run's netCDF files, where the model's own samples are kept, too.
         reference: P(phi > 0) at 300 K without any flow.
         n_samples: How many samples of the model are reweighted.
+
+    Raises:
+        InputError: If the chains are of another model.
     """
     records = [read_exchange(storage) for storage in storages(run, output).values()]
+    if any(record.settings["model_hash"] != model_hash(model) for record in records):
+        raise InputError(
+            f"{output} holds chains of another model than {model}; remove it, or name that model."
+        )
     share = float(np.mean([record.exchange_acceptance[0] for record in records]))
     errors = [record.exchange_acceptance_stderr[0] for record in records]
     stderr = float(np.linalg.norm(errors) / len(records))

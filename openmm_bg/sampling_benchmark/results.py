@@ -14,7 +14,7 @@ from openmm_bg.sampling_benchmark.methods import BASELINES, METHODS
 from openmm_bg.sampling_benchmark.trace import Cost, Trace
 from openmm_bg.statistics import round_trips
 
-COMMAND = "python scripts/benchmark_sampling.py"
+COMMAND = "python scripts/benchmark_sampling.py demo/model"
 _BOUNDS = {"openmmtools-tempering": (1000, 10_000), "batched-tempering": (20, 200)}
 """What the ratio of effective samples per second has to be, and the goal."""
 

@@ -245,9 +245,9 @@ class Trainer:
             InputError: If it is of another training.
             ModelFileError: If it cannot be read.
         """
-        resume_from(self.output, self.identity, "training", self._restore)
+        resume_from(self.output, self.identity, "training", self._continue)
 
-    def _restore(self, header: dict[str, Any], tensors: Tensors) -> None:
+    def _continue(self, header: dict[str, Any], tensors: Tensors) -> None:
         self._learner.restore(tensors)
         self._generator.set_state(tensors["generator"])
         self.step, self.seconds, self.log = header["step"], header["seconds"], header["log"]

@@ -15,6 +15,7 @@ from openmm_bg.flows import RealNVP, SplineFlow, TemperatureSteerableFlow
 from openmm_bg.statistics import weighted_mean
 from openmm_bg.systems import double_well
 from openmm_bg.transforms import CartesianCoordinates
+from openmm_bg.units import thermal_energy
 
 
 def test_a_flow_learns_lower_temperatures(toy, hot, cold):
@@ -42,6 +43,36 @@ def test_wrong_energies_are_learned(toy, hot, cold, tmp_path):
     x = toy.sample(3000, COLD, np.random.default_rng(1))
     deviation = other.log_prob(toy.to_positions(x), COLD).numpy() - toy.log_prob(x, COLD)
     assert deviation.std() > 1.0
+
+
+def test_cooled_samples_are_typical_of_the_lowest_temperature(toy, hot, data, tmp_path):
+    """They have the law of samples of all temperatures, each kept with probability min(1, p_cold / p_own)."""
+    settings = dataclasses.replace(SMALL, round_size=16_000)
+    annealer = Annealer(hot, tmp_path / "model", settings, data)
+    annealer._lower()
+    annealer._new_round()
+    n = 4000
+    cooled = annealer._cooled(n, COLD / HOT)
+    assert (cooled.ratio == COLD / HOT).all()
+    positions, _ = hot.flow.coordinates.inverse(cooled.features)
+    x = toy.from_positions(positions.numpy())
+    np.testing.assert_allclose(cooled.reduced, toy.energy(x) / thermal_energy(COLD), atol=1e-3)
+    # The same by theory: exact samples of each temperature of the pool, as often as they are in it.
+    pool = annealer.buffer.all.samples
+    ratios = torch.cat([pool.ratio, annealer._frames().ratio]).double().numpy()
+    rng, kept, squares = np.random.default_rng(0), [], []
+    for ratio in np.unique(ratios):
+        exact = toy.sample(20_000, ratio * HOT, rng)
+        gain = np.minimum(toy.log_prob(exact, COLD) - toy.log_prob(exact, ratio * HOT), 0.0)
+        kept.append((ratios == ratio).sum() * np.exp(gain).mean())
+        squares.append(np.average(exact[:, 1] ** 2, weights=np.exp(gain)))
+    expected = np.average(squares, weights=kept)
+    found = (x[:, 1] ** 2).mean()
+    stderr = (x[:, 1] ** 2).std() / np.sqrt(n)
+    assert abs(found - expected) < 5 * stderr + 0.03 * expected
+    cold, warm = toy.sample(20_000, COLD, rng), toy.sample(20_000, HOT, rng)  # neither law would do
+    for other in (cold, warm):
+        assert abs((other[:, 1] ** 2).mean() - expected) > 5 * stderr + 0.03 * expected
 
 
 def test_single_temperature(toy, hot, tmp_path):

@@ -90,6 +90,7 @@ def test_a_rung_out_of_reach_is_said(hot, tmp_path):
 
 
 def test_leftovers_of_a_kill_do_not_block(hot, tmp_path):
+    # 100 steps: after fewer the flow neglects a region, which is a warning.
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ".checkpoint.0123.partial.safetensors").write_bytes(b"half")
     anneal(hot, tmp_path / "model", dataclasses.replace(SMALL, n_steps=100))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from annealing_helpers import COLD, HOT, labelled
 
+from openmm_bg.annealing import AnnealingSettings
 from openmm_bg.annealing.buffer import Labelled, SampleBuffer, WeightedSamples
 from openmm_bg.annealing.regions import Rarity
 from openmm_bg.annealing.rungs import next_temperature
@@ -40,7 +41,7 @@ def test_figures_of_a_round(toy, hot):
     )
     assert len(samples) == 6000
     assert (one.temperature, other.temperature) == (HOT, 2 * COLD)
-    assert other.n_clipped == 20
+    assert (one.n_clipped, other.n_clipped) == (40, 20)
     assert 0 < other.clipped_mass < 0.2
     for figures, n in ((one, 4000), (other, 2000)):
         error = math.sqrt((1.0 / figures.ess - 1.0) / n)
@@ -55,6 +56,22 @@ def test_figures_of_a_round(toy, hot):
         difference = samples.log_target[chosen].numpy() - expected
         assert difference.std() < 1e-3
         assert abs(difference.mean()) < 0.1
+
+
+def test_weights_are_clipped_with_the_usual_settings_too(toy, hot):
+    """A thousand samples at one temperature: the largest weight, and no other, is brought down to the next one."""
+    from openmm_bg.training.potentials import training_potentials
+
+    fast, _ = training_potentials(toy.molecule)
+    found = {}
+    for clip in (AnnealingSettings().weight_clip, 0.0):
+        target = Target(fast, HOT, energy_margin=100.0, weight_clip=clip)
+        samples, (figures,) = target.draw(hot.flow, [COLD], [1000], torch.Generator().manual_seed(0))
+        found[figures.n_clipped] = samples.weight
+        assert figures.clipped_mass >= 0.0
+    largest = found[0].argmax()
+    assert (found[1] != found[0]).nonzero().flatten().tolist() == [int(largest)]
+    assert found[1][largest] == found[0].topk(2).values[1]
 
 
 def test_buffer():
@@ -116,10 +133,12 @@ def _turning(generator):
     uniform = torch.rand(n, generator=generator)
     # Ten twelfths of the circle are common, and the two last ones are rare.
     turning = -math.pi + math.pi / 6.0 * torch.where(rare, 10.0 + 2.0 * uniform, 10.0 * uniform)
-    stiff = 0.01 * torch.randn(n, generator=generator)
+    # A twentieth of a percent of the stiff angle is elsewhere. The feature that is no angle is spread.
+    spread = (2.0 * torch.rand(n, generator=generator) - 1.0) * math.pi
+    stiff = torch.where(torch.arange(n) % 2000 == 0, spread, 0.01 * torch.randn(n, generator=generator))
     ones = torch.ones(n)
     ratio = torch.where(cold, 0.5, 1.0)
-    features = torch.stack([stiff, turning, 100.0 * ones], 1)
+    features = torch.stack([stiff, turning, torch.randn(n, generator=generator)], 1)
     return Labelled(features, ones, 0.0 * ones, ones, ratio, ones), rare
 
 
@@ -138,6 +157,8 @@ def test_rare_states_are_drawn_as_often_as_others():
     assert abs(share - expected) < 0.05
     even = Rarity(samples, 0.5, torch.tensor([True, False, False]))(samples.features)
     assert torch.equal(even, torch.ones(len(samples)))
+    all_count = Rarity(samples, 0.5, torch.tensor([True, True, True]))(samples.features)
+    assert float(all_count[~rare].max()) > 2.0  # as it would be if the last feature were an angle
 
 
 def test_rarity_has_a_bound_and_needs_no_samples():

@@ -21,6 +21,7 @@ from openmm_bg.exchange import LearnedReplicaExchangeSampler
 from openmm_bg.mcmc.target import Target
 from openmm_bg.reproduction.detailed_balance import balance_tests, toy_model
 from openmm_bg.systems.toy_system import UNIT_TEMPERATURE
+from openmm_bg.units import thermal_energy
 
 COLD, HOT = 1.0, 1.95  # temperatures of the toy
 
@@ -174,6 +175,80 @@ def test_exact_samples_stay_exact(
     monkeypatch.setattr(Target, "log_ratios", staticmethod(backwards))
     ends, _ = exchanged(sampler, wells.toy, 400, seed=1)
     assert min(p_values(wells.toy, ends)) < 1e-6
+    sampler._reporter.close()
+
+
+@pytest.mark.parametrize("flow", ["spline", "tsf"])
+def test_the_gain_of_each_of_several_maps(
+    models: dict[str, Path], wells: Any, flow: str, tmp_path: Path
+) -> None:
+    """Mapped at once, against the formula with the flow's densities at both ends, one by one."""
+    toy, temperatures = wells.toy, (1.0, 1.2, 1.4, 1.7, 1.95)
+    sampler = create(models[flow], toy, tmp_path / "run.nc", temperatures)
+    rng = np.random.default_rng(3)
+    starts = toy.to_positions(
+        toy.sample(5, UNIT_TEMPERATURE, rng), rng.normal(size=(5, len(toy.fill_components)))
+    )
+    for replica, positions in enumerate(starts):
+        sampler._sampler_states[replica].positions = positions * unit.nanometer
+    q = sampler.generator.flow
+    moves = [(0, 0, 3), (3, 3, 0), (2, 4, 1), (4, 1, 4)]
+    mcmc.seed(7)
+    ends = sampler._map(moves)
+    mcmc.seed(7)
+    drawn = [sampler._target(old).sample_momenta(1) for _, old, _ in moves]
+    for (replica, old, new), end, momenta in zip(moves, ends, drawn, strict=True):
+        here, there = (t * UNIT_TEMPERATURE for t in (temperatures[old], temperatures[new]))
+        x = torch.tensor(starts[replica])
+        y, end_momenta, _ = q.transport(x[None], momenta, here, there, frame=x)
+        np.testing.assert_allclose(end.positions, y[0].numpy(), rtol=0, atol=1e-12)
+        log_target = []
+        for positions, p, kelvins in ((y, end_momenta, there), (x[None], momenta, here)):
+            context, _ = sampler.energy_context_cache.get_context(
+                ThermodynamicState(toy.molecule.system, kelvins * unit.kelvin)
+            )
+            context.setPositions(positions[0].numpy())
+            energy = context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+            log_momenta = stats.norm.logpdf(p.numpy(), scale=np.sqrt(kelvins / q.temperature)).sum()
+            log_q = float(q.joint_log_prob(positions, p, kelvins)[0])
+            log_target.append(-energy / thermal_energy(kelvins) + log_momenta - log_q)
+        assert end.gain == pytest.approx(log_target[0] - log_target[1], abs=1e-5)
+        assert end.energy == pytest.approx(
+            float(there * sampler._target(new).reduced_energies(y)[0]), rel=1e-9
+        )
+    assert np.ptp([end.gain for end in ends]) > 0.1
+    sampler._reporter.close()
+
+
+def test_several_pairs_keep_their_own_ends(
+    models: dict[str, Path], wells: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every accepted pair swaps its states, and each replica gets the positions mapped for it, and no other."""
+    sampler = create(models["spline"], wells.toy, tmp_path / "run.nc", (1.0, 1.2, 1.4, 1.7))
+    known: dict[int, np.ndarray] = {}
+    map_all = LearnedReplicaExchangeSampler._map
+
+    def remembered(self: LearnedReplicaExchangeSampler, moves: Any) -> Any:
+        ends = map_all(self, moves)
+        known.update({replica: end.positions for (replica, _, _), end in zip(moves, ends, strict=True)})
+        return ends
+
+    monkeypatch.setattr(LearnedReplicaExchangeSampler, "_map", remembered)
+    mcmc.seed(0)
+    n_both = 0
+    for _ in range(40):
+        before = np.array(sampler._replica_thermodynamic_states)
+        old = [s.positions.value_in_unit(unit.nanometer).copy() for s in sampler._sampler_states]
+        states = sampler._mix_replicas()
+        moved = states != before
+        n_both += moved.all()
+        assert sampler._n_proposed_matrix.sum() == 4
+        assert sampler._n_accepted_matrix.sum() == moved.sum()
+        for replica in range(4):
+            now = sampler._sampler_states[replica].positions.value_in_unit(unit.nanometer)
+            np.testing.assert_array_equal(now, known[replica] if moved[replica] else old[replica])
+        sampler._replica_thermodynamic_states = states
+    assert n_both > 0
     sampler._reporter.close()
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from openmm_bg.errors import InputError
+from openmm_bg.generator import model_hash
 from openmm_bg.reference import load_reference
-from openmm_bg.reproduction import state_of_the_art
+from openmm_bg.reproduction import learned_exchange, state_of_the_art
 from openmm_bg.reproduction.learned_exchange import free_energy_difference
 from openmm_bg.reproduction.state_of_the_art import (
     annealed_rows,
@@ -113,3 +114,52 @@ def test_samples_are_drawn_again_for_another_model(tmp_path, monkeypatch):
     monkeypatch.setattr(state_of_the_art, "model_hash", lambda model: "another")
     many_samples(model, 60, 3, path)
     assert len(loaded) == 3
+
+
+class _Chain:
+    """A chain at 300 K that is at phi > 0 in one of fifty frames, in runs of two."""
+
+    def __init__(self, n, acceptance, model, seed):
+        rng = np.random.default_rng(seed)
+        inside = np.repeat(rng.random(n // 2) < 0.02, 2)
+        self.phi = np.stack([np.where(inside, 1.0, -1.0), np.ones(n)], 1)
+        self.exchange_acceptance, self.exchange_acceptance_stderr = np.array([acceptance]), np.array([0.01])
+        self.settings = {"model_hash": model_hash(model)}
+
+    def torsions(self, definitions):
+        assert set(definitions) >= {"phi", "psi"}
+        return {"phi": self.phi, "psi": np.ones_like(self.phi)}
+
+
+def test_chains_of_learned_exchange_are_judged(tmp_path, monkeypatch):
+    model, n = "alanine_dipeptide", 20_000
+    run = learned_exchange.LearnedExchange("run", 600.0, 0.25, 0.6, 2, n)
+    files = list(learned_exchange.storages(run, tmp_path).values())
+    assert len(set(files)) == 2
+    chains = dict(zip(files, (_Chain(n, a, model, k) for k, a in enumerate((0.4, 0.6))), strict=True))
+    monkeypatch.setattr(learned_exchange, "read_exchange", lambda storage: chains[storage])
+    drawn = {"phi": np.where(np.arange(5000) % 50 == 0, 1.0, -1.0), "psi": np.zeros(5000)}
+    monkeypatch.setattr(
+        learned_exchange, "many_samples", lambda *arguments: {**drawn, "log_weights": np.zeros(5000)}
+    )
+    swaps, goal, counted, weighted = learned_exchange.rows(run, model, tmp_path, Estimate(0.02, 1e-4), 5000)
+    assert (swaps["value"], swaps["holds"]) == (0.5, True)
+    assert swaps["stderr"] == pytest.approx(0.01 / np.sqrt(2))
+    assert (goal["goal"], goal["holds"]) == (True, False)
+    # Runs of two: as good as half as many independent frames.
+    expected = 1.0 / np.sqrt(0.02 * 0.98 * 2 * 0.98 * n / 2)
+    assert counted["stderr"] == pytest.approx(expected, rel=0.25)
+    assert abs(counted["value"]) < 4 * counted["stderr"]
+    assert abs(weighted["value"]) < 1e-6
+    *_, counted, weighted = learned_exchange.rows(run, model, tmp_path, Estimate(0.03, 1e-4), 5000)
+    assert not counted["holds"]
+    assert not weighted["holds"]
+    chains[files[1]].settings = {"model_hash": "another"}
+    with pytest.raises(InputError, match="chains of another model"):
+        list(learned_exchange.rows(run, model, tmp_path, Estimate(0.02, 1e-4), 5000))
+
+
+def test_a_basin_that_was_not_seen_has_no_known_free_energy():
+    found = free_energy_difference(Estimate(0.0, 0.0))
+    assert found.value == np.inf
+    assert np.isnan(found.stderr)
