@@ -76,7 +76,7 @@ def test_cooled_samples_are_typical_of_the_lowest_temperature(toy, hot, data, tm
 
 
 def test_single_temperature(toy, hot, tmp_path):
-    settings = dataclasses.replace(SMALL, conditioned=False, n_steps=150)
+    settings = dataclasses.replace(SMALL, conditioned=False, n_steps=300)
     single = anneal(hot, tmp_path / "single", settings)
     assert not single.flow.conditioned
     assert single.sample(4000, COLD, seed=1).ess() > 0.85
