@@ -1,6 +1,6 @@
 """Copy an annealed model to the folder of models that come with the package.
 
-Of the commands in its record, only the last part of each path is kept.
+Of the commands in its record, only the last part of each path is kept. PROVENANCE.md in the folder stays as it is.
 
 Example: python scripts/make_shipped_model.py annealed --name alanine_dipeptide
 """
@@ -42,7 +42,13 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     generator.record = without_folders(generator.record)
+    notes = (
+        arguments.output / arguments.name / "PROVENANCE.md"
+    )  # written by hand, and to be brought up to date
+    text = notes.read_text() if notes.exists() else None
     print(generator.save(arguments.output / arguments.name), generator.energy_evaluations)
+    if text is not None:
+        notes.write_text(text)
     return 0
 
 
