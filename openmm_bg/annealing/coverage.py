@@ -12,6 +12,7 @@ from openmm_bg.annealing.regions import N_REGIONS, twelfths
 from openmm_bg.flows import PositionFlow
 
 _LEAST_MEMBERS = 20
+_NEGLIGIBLE = 10.0  # kT
 
 
 class Coverage:
@@ -49,7 +50,9 @@ class Coverage:
         """Return the density that the flow gives to the region it neglects most, as a part of what is typical.
 
         Regions are twelfths of the circle of each angle, and twelfths of the samples along each other feature.
-        A rare state has no part in averages over all samples, but it is a region of its own.
+        A rare state has no part in averages over all samples, but it is a region of its own. A region that holds
+        next to nothing at the temperature that is looked at is left out: one where the target's density, that of
+        the best tenth of the samples there, is 10 kT below that of the best tenth of all.
 
         Args:
             flow: The flow.
@@ -57,14 +60,22 @@ class Coverage:
         """
         deviation = torch.nan_to_num(_deviation(flow, samples), nan=-math.inf, neginf=-math.inf)
         typical, poorest = deviation.median(), 0.0
+        negligible = _best_tenth(samples.log_target) - _NEGLIGIBLE
         for angle, values in zip(flow.circular.tolist(), samples.features.T, strict=True):
             region = twelfths(values) if angle else values.argsort().argsort() * N_REGIONS // len(values)
             for k in range(N_REGIONS):
                 members = deviation[region == k]
-                if len(members) >= _LEAST_MEMBERS:
+                if (
+                    len(members) >= _LEAST_MEMBERS
+                    and _best_tenth(samples.log_target[region == k]) > negligible
+                ):
                     lowest = float(members.median())
                     poorest = min(poorest, lowest - float(typical) if math.isfinite(lowest) else -math.inf)
         return math.exp(poorest)
+
+
+def _best_tenth(log_target: torch.Tensor) -> float:
+    return float(log_target.quantile(0.9))
 
 
 def _deviation(flow: PositionFlow, samples: Labelled) -> torch.Tensor:

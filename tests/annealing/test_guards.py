@@ -187,6 +187,29 @@ def test_a_rare_mode_is_a_region_of_its_own(toy):
     assert found == pytest.approx(0.1, rel=0.01)
 
 
+def test_a_region_that_holds_nothing_is_not_looked_at(toy):
+    """At the low temperature a high place of the hot samples, which the flow may neglect."""
+    x = toy.sample(40_000, HOT, np.random.default_rng(0))
+    angles = labelled(toy, x, HOT).at(COLD / HOT, toy.log_z(COLD))
+    neglected = x[:, 1] > 5.0  # along a spring of variance T: 12.5 kT and more at the low temperature
+    assert neglected.sum() > 200
+
+    class Neglectful:
+        circular = torch.tensor([True, True])
+
+        def __init__(self, where):
+            self.where = torch.as_tensor(where)
+
+        def state_log_prob(self, features, ratio):
+            log_prob = torch.as_tensor(toy.log_prob(2.0 * features.double().numpy(), COLD)).float()
+            return log_prob - 10.0 * self.where
+
+    angles.features = angles.features * 0.5
+    assert Coverage().poorest_region(Neglectful(neglected), angles) > 0.5
+    right = x[:, 0] > toy.barrier  # which does hold something
+    assert Coverage().poorest_region(Neglectful(right), angles) < 1e-3
+
+
 class _Scaled:
     """A law of features that were multiplied by a factor before."""
 
