@@ -111,12 +111,12 @@ class Flow(nn.Module, ABC):
         """
         ratio = self.ratio(temperature)
         with torch.no_grad():
-            state = self.state_inverse(self.sample_base(n, ratio, generator).to(self._device), ratio)[0]
-            # The configurations are those of this state in float64, and so is their density.
-            state = state.double()
-            features, momenta = self.parted(state)
-            positions, logabsdet = self.coordinates.inverse(features, frame=frame)
-            return positions, momenta, self.exact().state_log_prob(state, ratio) - logabsdet
+            exact = self.exact()
+            z = self.sample_base(n, ratio, generator).to(self._device).double()
+            state, to_state = exact.state_inverse(z, ratio)
+            features, momenta = exact.parted(state)
+            positions, to_positions = exact.coordinates.inverse(features, frame=frame)
+            return positions, momenta, exact.base_log_prob(z, ratio) - to_state - to_positions
 
     def joint_log_prob(
         self, positions: Any, momenta: torch.Tensor, temperature: float | None = None

@@ -105,10 +105,16 @@ def draw_candidates(
     """
     flow, temperature = target.flow, target.temperature
     own_momenta = target.sample_momenta(1)
-    drawn, drawn_momenta, _ = flow.joint_sample(n, temperature, generator=random_generator(), frame=start)
-    # Both densities of a ratio come from the same code.
+    own_log_q = log_density_where_finite(
+        lambda x, p: flow.joint_log_prob(x, p, temperature), start[None], own_momenta
+    )
+    refuse_outside(move.model, own_log_q[0])
+    drawn, drawn_momenta, log_q = flow.joint_sample(n, temperature, generator=random_generator(), frame=start)
     positions = torch.cat([start[None], drawn])
     momenta = torch.cat([own_momenta, drawn_momenta])
-    log_q = log_density_where_finite(lambda x, p: flow.joint_log_prob(x, p, temperature), positions, momenta)
-    refuse_outside(move.model, log_q[0])
+    # A configuration from which the move could not come back must not be taken, were it by rounding alone.
+    outside = log_density_where_finite(
+        lambda x, p: torch.where(flow.in_domain(x), 0.0, -torch.inf), drawn, drawn_momenta
+    )
+    log_q = np.concatenate([own_log_q, log_q.numpy() + outside])
     return positions, target.log_weights(target.reduced_energies(positions), momenta, log_q)
