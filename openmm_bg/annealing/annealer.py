@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from openmm_bg import statistics
-from openmm_bg.annealing.buffer import Labelled, SampleBuffer, WeightedSamples, labelled_frames
+from openmm_bg.annealing.batches import Batches
+from openmm_bg.annealing.buffer import Labelled, labelled_frames
 from openmm_bg.annealing.checks import check_annealing, checksum
 from openmm_bg.annealing.coverage import Coverage
 from openmm_bg.annealing.importance_sampling import AnnealedImportanceSampling
-from openmm_bg.annealing.regions import Rarity
 from openmm_bg.annealing.rungs import next_temperature
 from openmm_bg.annealing.settings import AnnealingSettings
 from openmm_bg.annealing.target import RoundFigures, Target
+from openmm_bg.annealing.validation import judge
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.flows import PositionFlow
@@ -32,12 +32,10 @@ from openmm_bg.training.data import TrainingData
 from openmm_bg.training.learner import Learner
 from openmm_bg.training.potentials import training_potentials
 from openmm_bg.training.progress import TrainingBar, write_log
-from openmm_bg.units import thermal_energy
 
 LOG = "annealing.csv"
 _COVERAGE_SAMPLES = 4000
 _POOR_REGION = 0.1
-_VALIDATION_CLIP = 1e-3  # a single heavy sample shall not decide which flow is the best
 
 
 def anneal(
@@ -117,10 +115,8 @@ class Annealer:
             if settings.ais_distributions
             else None,
         )
-        self.buffer, self.coverage = SampleBuffer(settings.buffer_rounds), Coverage()
-        self._data = data
-        self._labelled_data: Labelled | None = None
-        self._cold: WeightedSamples | None = None
+        make_frames = None if data is None else lambda: self._labelled(data)
+        self.batches, self.coverage = Batches(settings, flow.circular, make_frames), Coverage()
         self.lowest = flow.temperature
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
         self.n_restored, self._rate_factor = 0, 1.0
@@ -201,72 +197,40 @@ class Annealer:
             raise InputError(
                 "No sample of the flow has a finite energy; the annealing came to no usable model."
             )
-        self.buffer.add(samples)
-        self._cold = None
+        self.batches.add(samples)
         worth = max(figures[0].ess, 1e-6)
         self._lowest_log_z = [*self._lowest_log_z, (figures[0].log_z, worth)][-settings.buffer_rounds :]
         wanted = {"highest": top} if "highest" not in self.coverage.sets else {}
         if not self._best_figures:
             wanted["lowest"] = self.lowest
-        for (
-            name,
-            temperature,
-        ) in wanted.items():  # drawn apart, since importance sampling moves those of a round
+        for name, temperature in wanted.items():  # apart, since importance sampling moves those of a round
             drawn, _ = self.target.draw(self.average, [temperature], [settings.round_size], self._random)
             self.coverage.keep(name, drawn, _COVERAGE_SAMPLES, self._random)
         return figures
 
     def _one_step(self) -> None:
-        batch = self._batch()
+        batch = self.batches.draw(self.lowest / self.flow.temperature, self._log_z, self._random)
         log_q = self.flow.state_log_prob(batch.features, batch.ratio)
         deviation = log_q - batch.log_target
         loss = functional.huber_loss(deviation, torch.zeros_like(deviation), delta=self.settings.huber)
         self._learner.update(loss, self.step, self._rate_factor)
         self._recent.append(float(loss.detach()))
 
-    def _batch(self) -> Labelled:
-        settings, lowest = self.settings, self.lowest / self.flow.temperature
-        n_cooled = round(settings.cooled_share * settings.batch_size)
-        size = settings.batch_size - n_cooled
-        n_data = round(settings.data_share * size) if self._data is not None else 0
-        n_resampled = round(settings.resampled_share * size)
-        parts = [self.buffer.draw(max(0, size - n_resampled - n_data), n_resampled, self._random)]
-        if n_data:
-            frames = self._frames()
-            parts.append(frames[torch.randint(len(frames), (n_data,), generator=self._random)])
-        if not settings.conditioned:  # a flow for one temperature learns that one alone
-            parts = [samples.at(lowest, self._log_z) for samples in parts]
-        if n_cooled:
-            parts.append(self._cooled(n_cooled, lowest))
-        return Labelled.joined(parts)
-
-    def _cooled(self, n: int, ratio: float) -> Labelled:
-        """Draw samples and frames, of any temperature, that are typical of the lowest one: rare ones more often."""
-        if self._cold is None:
-            pool = self.buffer.all.samples
-            rarity = Rarity(pool, ratio, self.flow.circular)
-            if self._data is not None and self.settings.data_share > 0:
-                pool = Labelled.joined([pool, self._frames()])
-            cold = pool.at(ratio, self._log_z)
-            typical = (cold.log_target - pool.log_target).clamp_max(0.0).exp()
-            self._cold = WeightedSamples(cold, pool.weight * typical * rarity(pool.features))
-        return self._cold.draw(n, self._random)
-
-    def _frames(self) -> Labelled:
+    def _labelled(self, data: TrainingData) -> Labelled:
         """Return the frames of molecular dynamics, whose partition function is that of the flow's samples."""
-        if self._labelled_data is None:
-            flow = self.generator.flow
-            size = 4 * self.settings.round_size
-            _, (figures,) = self.target.draw(flow, [flow.temperature], [size], self._random)
-            self._labelled_data = labelled_frames(self._data, flow.coordinates, figures.log_z)
-        return self._labelled_data
+        flow, size = self.generator.flow, 4 * self.settings.round_size
+        _, (figures,) = self.target.draw(flow, [flow.temperature], [size], self._random)
+        return labelled_frames(data, flow.coordinates, figures.log_z)
 
     def _validate(self, rounds: list[RoundFigures]) -> None:
         """Judge the averaged flow, add a row to the log, keep it if it is the best, and guard against collapse."""
         settings, top = self.settings, self.flow.temperature
         middle = math.sqrt(self.lowest * top)
         temperatures = [self.lowest, middle, top] if settings.conditioned else [self.lowest]
-        judged = [self._judged(temperature) for temperature in temperatures]
+        judged = [
+            judge(self.average, self._exact, temperature, settings.validation_samples, settings.seed + 1)
+            for temperature in temperatures
+        ]
         covered = self.coverage.covered(
             self.average, ("highest", "lowest") if settings.conditioned else ("lowest",)
         )
@@ -303,39 +267,19 @@ class Annealer:
             self._learner.keep()
             self._best_figures |= {"score": score, "clipped_ess": row["clipped_ess"], "step": self.step}
 
-    def _judged(self, temperature: float) -> dict[str, float]:
-        draw = torch.Generator().manual_seed(self.settings.seed + 1)
-        log_weights = []
-        left = self.settings.validation_samples
-        while left > 0:
-            positions, _, log_q = self.average.joint_sample(min(left, 2048), temperature, generator=draw)
-            log_weights.append(-self._exact.energy(positions) / thermal_energy(temperature) - log_q)
-            left -= 2048
-        joined = torch.cat(log_weights)
-        if not torch.isfinite(joined).any():
-            return {"ess": 0.0, "clipped_ess": 0.0, "pareto_k": math.inf}
-        joined = torch.where(torch.isfinite(joined), joined, -torch.inf).numpy()
-        return {
-            "ess": statistics.effective_sample_size(joined),
-            "clipped_ess": statistics.effective_sample_size(joined, clip=_VALIDATION_CLIP),
-            "pareto_k": statistics.pareto_k(joined),
-        }
-
     def _put_back(self) -> None:
         """Put the best flow back, forget what the worse one has told, and go on with smaller steps."""
         self._learner.put_back()
-        self.buffer.clear()
+        self.batches.clear()
         self._lowest_log_z = []
         self._rate_factor *= 0.5
         self.n_restored += 1
 
     def checkpoint(self) -> None:
         """Write the run's state, so that `resume` continues from here."""
-        tensors = self._learner.state() | prefixed("buffer.", self.buffer.state())
+        tensors = self._learner.state() | self.batches.state()
         for name, samples in self.coverage.sets.items():
             tensors |= prefixed(f"coverage.{name}.", samples.tensors())
-        if self._labelled_data is not None:
-            tensors |= prefixed("frames.", self._labelled_data.tensors())
         tensors["generator"] = self._random.get_state()
         names = ("identity", "step", "seconds", "n_energy_evaluations", "lowest", "n_restored")
         header: dict[str, Any] = {name: getattr(self, name) for name in (*names, "log", "rungs")}
@@ -358,12 +302,10 @@ class Annealer:
 
     def _continue(self, header: dict[str, Any], tensors: Tensors) -> None:
         self._learner.restore(tensors)
-        self.buffer.restore(part(tensors, "buffer."))
+        self.batches.restore(tensors)
         for name in ("highest", "lowest"):
             if kept := part(tensors, f"coverage.{name}."):
                 self.coverage.sets[name] = Labelled(**kept)
-        if frames := part(tensors, "frames."):
-            self._labelled_data = Labelled(**frames)
         self._random.set_state(tensors["generator"])
         self._learner.n_skipped = header["n_skipped"]
         for name in ("step", "seconds", "lowest", "n_restored", "log", "rungs"):

@@ -52,14 +52,14 @@ def test_cooled_samples_are_typical_of_the_lowest_temperature(toy, hot, data, tm
     annealer._lower()
     annealer._new_round()
     n = 4000
-    cooled = annealer._cooled(n, COLD / HOT)
+    cooled = annealer.batches.cooled(n, COLD / HOT, annealer._log_z, annealer._random)
     assert (cooled.ratio == COLD / HOT).all()
     positions, _ = hot.flow.coordinates.inverse(cooled.features)
     x = toy.from_positions(positions.numpy())
     np.testing.assert_allclose(cooled.reduced, toy.energy(x) / thermal_energy(COLD), atol=1e-3)
     # The same by theory: exact samples of each temperature of the pool, as often as they are in it.
-    pool = annealer.buffer.all.samples
-    ratios = torch.cat([pool.ratio, annealer._frames().ratio]).double().numpy()
+    pool = annealer.batches.buffer.all.samples
+    ratios = torch.cat([pool.ratio, annealer.batches.frames().ratio]).double().numpy()
     rng, kept, squares = np.random.default_rng(0), [], []
     for ratio in np.unique(ratios):
         exact = toy.sample(20_000, ratio * HOT, rng)
