@@ -144,7 +144,7 @@ def test_a_single_temperature_learns_that_one_alone(hot, data, tmp_path, with_da
     annealer = Annealer(hot, tmp_path / "model", settings, data if with_data else None)
     annealer._lower()
     annealer._new_round()
-    batch = annealer._batch()
+    batch = annealer.batches.draw(COLD / HOT, annealer._log_z, annealer._random)
     assert len(batch) == settings.batch_size
     assert (batch.ratio == COLD / HOT).all()
 
