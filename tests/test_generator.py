@@ -70,7 +70,7 @@ def test_log_q_and_energy_are_those_of_the_positions(molecular, alanine, referen
     samples = molecular.sample(40, 300.0, seed=0)
     inside = samples.in_domain
     log_q = molecular.log_prob(samples.positions[inside], 300.0).numpy()
-    assert np.abs(log_q - samples.log_q[inside]).max() < 1e-6
+    assert np.abs(log_q - samples.log_q[inside]).max() < 1e-9
     energies, _ = reference_energies_and_forces(alanine.system, samples.positions[inside])
     finite = np.isfinite(energies)
     error = np.abs(samples.energies[inside][finite] - energies[finite])

@@ -101,7 +101,7 @@ def test_log_prob_of_samples(molecular_flow):
         assert inside.float().mean() > 0.5
         again = molecular_flow.log_prob(positions[inside], temperature)
         assert positions.dtype == log_q.dtype == again.dtype == torch.float64
-        assert (again - log_q[inside]).abs().max() < 1e-6
+        assert (again - log_q[inside]).abs().max() < 1e-9
 
 
 def test_base_scaling(molecular_flow):
@@ -116,7 +116,7 @@ def test_base_scaling(molecular_flow):
     expected = torch.distributions.Normal(torch.zeros(()).double(), math.sqrt(0.5)).log_prob(linear).sum(
         1
     ) - 2 * math.log(2 * math.pi)
-    assert (log_q - expected - logabsdet)[inside].abs().max() < 1e-6
+    assert (log_q - expected - logabsdet)[inside].abs().max() < 1e-9
 
 
 def test_frame_is_kept(molecular_flow):

@@ -136,7 +136,7 @@ def test_samples_come_with_their_density(molecular, ratio, dtype):
     usable = torch.isfinite(drawn).all(-1).all(-1)
     assert usable.sum() > 5
     again = flow.log_prob(drawn[usable], momenta[usable], temperature)
-    torch.testing.assert_close(again, log_q[usable], rtol=1e-8, atol=1e-6)
+    torch.testing.assert_close(again, log_q[usable], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
