@@ -31,6 +31,7 @@ class LearnedExchange:
         goal: The acceptance that is aimed at.
         n_chains: Independent chains.
         n_iterations: Iterations of each.
+        dynamics: The options of the dynamics in an iteration.
     """
 
     label: str
@@ -39,10 +40,15 @@ class LearnedExchange:
     goal: float
     n_chains: int
     n_iterations: int
+    dynamics: str
 
 
-VACUUM = LearnedExchange("learned exchange, vacuum, 1000 to 300 K", 1000.0, 0.25, 0.6, 2, 40_000)
-SOLVENT = LearnedExchange("learned exchange, OBC1, 600 to 300 K", 600.0, None, 0.8, 2, 60_000)
+VACUUM = LearnedExchange(
+    "learned exchange, vacuum, 1000 to 300 K", 1000.0, 0.25, 0.6, 2, 40_000, "--steps 60"
+)
+SOLVENT = LearnedExchange(
+    "learned exchange, OBC1, 600 to 300 K", 600.0, None, 0.8, 2, 60_000, "--steps 40 --timestep 0.001"
+)
 
 
 def vacuum_commands(output: Path) -> dict[str, list[str]]:
@@ -64,7 +70,7 @@ def exchange_command(run: LearnedExchange, model: Path, storage: Path, seed: int
     """Return the command of one of a run's chains."""
     line = (
         f"exchange {model} -o {storage} --sampler learned --temperature-min {TEMPERATURE:g} "
-        f"--temperature-max {run.highest:g} --iterations {run.n_iterations} --steps 60 --seed {seed} "
+        f"--temperature-max {run.highest:g} --iterations {run.n_iterations} {run.dynamics} --seed {seed} "
         "--checkpoint-interval 200"
     )
     return line.split()

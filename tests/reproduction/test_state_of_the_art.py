@@ -133,7 +133,7 @@ class _Chain:
 
 def test_chains_of_learned_exchange_are_judged(tmp_path, monkeypatch):
     model, n = "alanine_dipeptide", 20_000
-    run = learned_exchange.LearnedExchange("run", 600.0, 0.25, 0.6, 2, n)
+    run = learned_exchange.LearnedExchange("run", 600.0, 0.25, 0.6, 2, n, "--steps 10")
     files = list(learned_exchange.storages(run, tmp_path).values())
     assert len(set(files)) == 2
     chains = dict(zip(files, (_Chain(n, a, model, k) for k, a in enumerate((0.4, 0.6))), strict=True))
