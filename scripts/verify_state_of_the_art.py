@@ -65,24 +65,36 @@ def reference(*_: Any) -> Iterator[dict[str, Any]]:
     yield from reference_rows()
 
 
-def exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Learned replica exchange, in vacuum and in solvent."""
+def vacuum_exchange(work: Path, _: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Learned replica exchange in vacuum, with a generator of its own."""
     from openmm_bg.reproduction import learned_exchange as learned
     from openmm_bg.reproduction.state_of_the_art import run_commands
 
-    vacuum, solvent = work / "vacuum", work / "solvent"
+    vacuum = work / "vacuum"
     run_commands(vacuum, learned.vacuum_commands(vacuum), openmm_bg)
-    runs = (
-        (learned.VACUUM, vacuum, vacuum / "annealed", learned.vacuum_reference(vacuum)),
-        (learned.SOLVENT, solvent, arguments.model, learned.solvent_reference()),
-    )
-    for run, output, model, reference in runs:
-        commands = {
-            f"chain {seed}": learned.exchange_command(run, model, storage, seed)
-            for seed, storage in learned.storages(run, output / "chains").items()
-        }
-        run_commands(output / "chains", commands, openmm_bg)
-        yield from learned.rows(run, model, output / "chains", reference, 400_000)
+    expected = learned.vacuum_reference(vacuum)
+    yield from exchange(learned.VACUUM, vacuum / "annealed", expected, vacuum / "chains")
+
+
+def solvent_exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Learned replica exchange in implicit solvent, with the annealed model."""
+    from openmm_bg.reproduction import learned_exchange as learned
+
+    expected = learned.solvent_reference()
+    yield from exchange(learned.SOLVENT, arguments.model, expected, work / "solvent" / "chains")
+
+
+def exchange(run: Any, model: Path, expected: Any, output: Path) -> Iterator[dict[str, Any]]:
+    """Run the chains of a learned replica exchange that are not finished, and judge them."""
+    from openmm_bg.reproduction import learned_exchange as learned
+    from openmm_bg.reproduction.state_of_the_art import run_commands
+
+    commands = {
+        f"chain {seed}": learned.exchange_command(run, model, storage, seed)
+        for seed, storage in learned.storages(run, output).items()
+    }
+    run_commands(output, commands, openmm_bg)
+    yield from learned.rows(run, model, output, expected, 400_000)
 
 
 def sampling(work: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -113,7 +125,8 @@ PARTS = {
     "hour": hour,
     "annealed": annealed,
     "multiple-try": multiple_try,
-    "exchange": exchange,
+    "vacuum-exchange": vacuum_exchange,
+    "solvent-exchange": solvent_exchange,
     "sampling": sampling,
     "training-step": training_step,
 }
