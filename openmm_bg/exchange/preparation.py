@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_bg.errors import InputError
+from openmm_bg.exchange.platforms import timed_platforms
+from openmm_bg.threads import potential_threads
 
 if TYPE_CHECKING:
     import openmm
@@ -42,28 +44,26 @@ def choose_platform(system: MolecularSystem, name: str | None) -> tuple[str, dic
 
     Args:
         system: The system.
-        name: The platform, its CPU one with a single thread; None times them and takes the fastest.
+        name: The platform, its CPU one with a single thread; None times dynamics on all and takes the fastest.
 
     Raises:
         InputError: If there is no such platform here.
     """
-    import torch
-
-    from openmm_bg.potentials import OpenMMPotential
+    import openmm
 
     # openmmtools would choose by reputation, and leave the number of threads to OpenMM.
-    with OpenMMPotential(
-        system, platform=name, threads=name and 1, n_contexts=1, dtype=torch.float32
-    ) as trial:
-        trial.energy(torch.tensor(system.positions)[None])
-        choice = trial.choice[0]
-        for other in trial.choice:
-            # Threads that wait for each other gain little in a short trial, and lose it when cores are busy.
-            single = other.properties.get("Threads") == "1"
-            if single and (other.rate or 0.0) >= _WORTH_ONE_THREAD * (choice.rate or 0.0):
-                choice = other
-                break
-    return choice.platform, dict(choice.properties)
+    if name is not None:
+        known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+        if name not in known:
+            raise InputError(f"There is no platform called {name!r} here; choose from {', '.join(known)}.")
+        return name, {"Threads": "1"} if name == "CPU" else {}
+    timed = timed_platforms(system, potential_threads())
+    fastest = max(one.steps_per_second for one in timed)
+    # Threads that wait for each other gain little in a short trial, and lose it when cores are busy.
+    single = [one for one in timed if one.platform.properties.get("Threads") == "1"]
+    enough = [one for one in single if one.steps_per_second >= _WORTH_ONE_THREAD * fastest]
+    chosen = max(enough or timed, key=lambda one: one.steps_per_second).platform
+    return chosen.name, chosen.properties
 
 
 def start_positions(generator: BoltzmannGenerator, structure: str | Path) -> np.ndarray:

@@ -305,3 +305,39 @@ def test_errors_of_exchange_acceptance(rng):
     repeated = np.repeat(accepted[:400], 10, axis=0)
     assert _ratio_errors(repeated, proposed)[0] == pytest.approx(np.sqrt(0.3 * 0.7 / 4000), rel=0.3)
     assert np.isnan(_ratio_errors(accepted[:1], proposed[:1])).all()
+
+
+def test_platforms_are_timed_by_dynamics(alanine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest is taken, one thread before several that gain little, and a named one without any trial."""
+    from openmm_bg.exchange import platforms, preparation
+
+    timed = platforms.timed_platforms(alanine, 2)
+    names = [(one.platform.name, one.platform.properties.get("Threads")) for one in timed]
+    assert {("Reference", None), ("CPU", "1"), ("CPU", "2")} <= set(names)
+    assert all(one.steps_per_second > 10 for one in timed)
+
+    def found(**rates: float) -> tuple[str, dict[str, str]]:
+        known = {
+            "reference": platforms.Platform("Reference", {}),
+            "one": platforms.Platform("CPU", {"Threads": "1"}),
+            "two": platforms.Platform("CPU", {"Threads": "2"}),
+        }
+        result = [platforms.TimedPlatform(known[name], rate) for name, rate in rates.items()]
+        monkeypatch.setattr(preparation, "timed_platforms", lambda system, threads: result)
+        return preparation.choose_platform(alanine, None)
+
+    assert found(reference=900.0, one=100.0, two=90.0) == ("Reference", {})
+    assert found(reference=100.0, one=900.0, two=1000.0) == ("CPU", {"Threads": "1"})
+    assert found(reference=100.0, one=900.0, two=1500.0) == ("CPU", {"Threads": "2"})
+    assert found(reference=900.0) == ("Reference", {})
+    monkeypatch.setattr(preparation, "timed_platforms", lambda system, threads: pytest.fail("timed"))
+    assert preparation.choose_platform(alanine, "CPU") == ("CPU", {"Threads": "1"})
+    assert preparation.choose_platform(alanine, "Reference") == ("Reference", {})
+
+
+def test_no_platform_at_all(alanine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openmm_bg.exchange import platforms
+
+    monkeypatch.setattr(platforms, "_contexts", lambda system, threads: iter(()))
+    with pytest.raises(InputError, match="None of OpenMM's platforms"):
+        platforms.timed_platforms(alanine, 1)
