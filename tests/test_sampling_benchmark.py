@@ -422,7 +422,7 @@ def test_the_other_methods_run(model, tmp_path):
     assert platforms["chosen"]["steps_per_second"] == max(
         rate["steps_per_second"] for rate in platforms["rates"]
     )
-    assert exchange.figures["platform"] == platforms["chosen"]["platform"]
+    assert exchange.figures["platform"] == platforms["chosen"]["name"]
 
 
 @pytest.fixture

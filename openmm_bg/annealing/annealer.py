@@ -119,6 +119,7 @@ class Annealer:
         self.batches, self.coverage = Batches(settings, flow.circular, make_frames), Coverage()
         self.lowest = flow.temperature
         self.step, self.seconds, self._n_evaluations_before = 0, 0.0, 0
+        self._clock = time.perf_counter()  # when it would have begun, had it not been interrupted
         self.n_restored, self._rate_factor = 0, 1.0
         self.log: list[dict[str, float]] = []
         self.rungs: list[dict[str, float]] = []
@@ -142,7 +143,7 @@ class Annealer:
         settings = self.settings
         with TrainingBar(progress, "annealing", settings.n_steps) as bar:
             while self.step < settings.n_steps:
-                start = time.perf_counter()
+                self._clock = time.perf_counter() - self.seconds
                 self._lower()
                 figures = self._new_round()
                 if not self._best_figures:  # of this rung: what it begins with is the first that may be kept
@@ -156,7 +157,7 @@ class Annealer:
                 last = self.step >= settings.n_steps
                 if self.step // interval > before // interval or last:
                     self._validate(figures)
-                self.seconds += time.perf_counter() - start
+                self.seconds = time.perf_counter() - self._clock
                 if self.step // interval > before // interval or last:
                     self.checkpoint()
             bar.show(self.step, self._latest())
@@ -237,7 +238,7 @@ class Annealer:
         cooled = self.coverage.sets["highest"].at(self.lowest / top, self._log_z)
         row = {
             "step": self.step,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(time.perf_counter() - self._clock, 1),
             "energy_evaluations": self.n_energy_evaluations,
             "lowest": self.lowest,
             "loss": float(np.mean(self._recent)) if self._recent else math.nan,
@@ -358,6 +359,13 @@ class Annealer:
             temperature_range=(self.lowest, top),
         )
         write_log(self.output / LOG, self.log)
+        if record["best_step"] == self.log[0]["step"]:
+            warnings.warn(
+                "No step of the annealing has made the flow better, over all its temperatures, than it was, and "
+                "the result is what it began with: take more steps, or a smaller learning rate.",
+                ReliabilityWarning,
+                stacklevel=3,
+            )
         poorest = next(row for row in reversed(self.log) if row["step"] == record["best_step"])[
             "poorest_region"
         ]

@@ -105,9 +105,9 @@ def anneal(
 
     The model's own samples, weighted by their energies, are what it learns from. The annealed model serves all
     temperatures from --temperature to that of its training. An interrupted run is continued by the same command;
-    annealing.csv in the output has its progress.
+    annealing.csv in the output has its progress. Without --data, rare states are easily lost.
 
-    Example: openmm-bg anneal model --temperature 300 --output annealed
+    Example: openmm-bg anneal model --data data --temperature 300 --output annealed
     """
     from openmm_bg.annealing import AnnealingSettings
     from openmm_bg.annealing import anneal as run_annealing

@@ -14,11 +14,11 @@ from openmm_bg.errors import InputError
 from openmm_bg.mcmc import registry
 from openmm_bg.mcmc.host import host_system, reduced_energies
 from openmm_bg.mcmc.mpi import check_processes
-from openmm_bg.mcmc.proposal_move import check_model, refuse_outside
+from openmm_bg.mcmc.proposal_move import check_model, leap_frog_step, refuse_outside
 from openmm_bg.mcmc.randomness import draw_key, log_uniform, random_generator, stream
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
-from openmm_bg.units import kelvin, picoseconds
+from openmm_bg.units import kelvin
 
 if TYPE_CHECKING:
     import os
@@ -109,7 +109,7 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         # openmmtools stores each argument by its name, and calls this with them when it resumes.
         self._model = registry.resolve(model)
         self._model_hash = model_hash or registry.current_hash(self._model)
-        self._timestep = None if timestep is None else picoseconds(timestep)
+        self._timestep = leap_frog_step(timestep)
         registry.load(self._model, self._model_hash)
         super().__init__(**kwargs)
 

@@ -65,9 +65,7 @@ class ProposalMove(MCMCMove):
         self._hash = registry.current_hash(self._path)
         self.n_proposals = int(n_proposals)
         self.reassign_velocities = bool(reassign_velocities)
-        self.timestep = None if timestep is None else picoseconds(timestep)
-        if self.timestep is not None and not 0 < self.timestep < 0.1:
-            raise InputError(f"The time step must be between 0 and 0.1 ps, not {self.timestep:g} ps.")
+        self.timestep = leap_frog_step(timestep)
         self.n_accepted = self.n_proposed = self.n_nonfinite = 0
         registry.load(self._path, self._hash)  # a damaged model is refused now, not hours later
 
@@ -238,6 +236,20 @@ def check_model(generator: BoltzmannGenerator, host: HostSystem, temperature: fl
             f"The model {generator.path} was made for {low:g}-{high:g} K and is used at {temperature:g} K; "
             "the chain is exact all the same, but few proposals may be accepted.",
         )
+
+
+def leap_frog_step(timestep: Any) -> float | None:
+    """Return the time step [ps] of a leap-frog integrator, or None if there is none.
+
+    Raises:
+        InputError: If dynamics cannot have it.
+    """
+    if timestep is None:
+        return None
+    step = picoseconds(timestep)
+    if not 0 < step < 0.1:
+        raise InputError(f"The time step must be between 0 and 0.1 ps, not {step:g} ps.")
+    return step
 
 
 def refuse_outside(model: str, log_density: float) -> None:

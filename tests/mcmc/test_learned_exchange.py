@@ -327,5 +327,7 @@ def test_bad_arguments(alanine_model: Path, wells: Any, models: dict[str, Path],
         LearnedReplicaExchangeSampler()
     with pytest.raises(ModelFileError):
         LearnedReplicaExchangeSampler(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"time step must be between 0 and 0\.1 ps, not 0\.5 ps"):
+        LearnedReplicaExchangeSampler(alanine_model, timestep=0.5)
     with pytest.raises(InputError, match="atoms"):
         create(alanine_model, wells.toy, tmp_path / "run.nc")
