@@ -16,7 +16,7 @@ import torch
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
 from openmm_bg.flows import Flow, PositionFlow, flow_from_config
-from openmm_bg.models import find_model
+from openmm_bg.models import find_model, shipped_models
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
@@ -322,7 +322,10 @@ def read_header(directory: str | Path) -> dict[str, Any]:
     """
     path = find_model(directory) / _HEADER
     if not path.is_file():
-        raise ModelFileError(f"There is no model in {directory} (no {_HEADER}).")
+        names = ", ".join(shipped_models())
+        raise ModelFileError(
+            f"There is no model in {directory} (no {_HEADER}); models that come with the package: {names}."
+        )
     try:
         header = json.loads(path.read_text())
         found = header["format"]

@@ -94,15 +94,7 @@ class Annealer:
         self.flow: PositionFlow = flow.with_condition() if settings.conditioned else copy.deepcopy(flow)
         self.flow.set_dtype(torch.float32)
         self.flow.train().requires_grad_(True)
-        self._learner = Learner(
-            self.flow,
-            n_steps=settings.n_steps,
-            learning_rate=settings.learning_rate,
-            last_rate=0.01,
-            warm_up=100,
-            max_gradient_norm=settings.max_gradient_norm,
-            averaging=settings.averaging,
-        )
+        self._learner = Learner(self.flow, settings, last_rate=0.01, warm_up=100)
         self.average = self._learner.average
         self._random = torch.Generator().manual_seed(settings.seed)
         self._fast, self._exact = training_potentials(generator.system)

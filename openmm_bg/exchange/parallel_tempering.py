@@ -58,7 +58,7 @@ def run_parallel_tempering(
     """Run parallel tempering with flow moves, or go on with a run that was stopped or killed.
 
     If ``storage`` exists, its run is continued from its last checkpoint until it has ``n_iterations``
-    iterations; the temperatures and the model must be the same as then.
+    iterations; the model, the temperatures, the moves and the dynamics must be the same as then.
 
     Args:
         model: The directory of a saved model.
@@ -107,7 +107,12 @@ def run_parallel_tempering(
     _refuse_several_processes()
     remove_unfinished(path)
     if path.exists():
-        if stored_run(path, model, choices)[1] >= n_iterations:
+        dynamics = {
+            "n_steps": int(n_steps),
+            "timestep": check_step(timestep),
+            "collision_rate": float(collision_rate),
+        }
+        if stored_run(path, model, choices, **dynamics)[1] >= n_iterations:
             return read_exchange(path)
         running = resume_sampler(path, seed=seed)
     else:
@@ -262,8 +267,15 @@ def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> Pa
     reporter = MultiStateReporter(str(path), velocity_interval=0)
     if not reporter.storage_exists():
         raise InputError(f"The checkpoint file of {path} is missing; put it back beside it.")
-    with contextlib.redirect_stdout(io.StringIO()):
-        sampler = _sampler_class(settings.get("sampler", "parallel-tempering")).from_storage(reporter)
+    kind = _sampler_class(settings.get("sampler", "parallel-tempering"))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            sampler = kind.from_storage(reporter)
+    except OSError as error:  # from netCDF4, and from openmmtools if the checkpoint is of another run
+        raise InputError(
+            f"The checkpoint file of {path} is damaged or of another run ({error}); put the right one back, or "
+            "delete both and start again."
+        ) from error
     prepare(sampler, settings, seed)
     if sampler.iteration == 0 and settings.get("move") == "none":
         draw_velocities(sampler)

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from openmm_bg.generator import BoltzmannGenerator
 
 
-def stored_run(path: Path, model: Any = None, choices: Choices | None = None) -> tuple[dict[str, Any], int]:
+def stored_run(
+    path: Path, model: Any = None, choices: Choices | None = None, **dynamics: Any
+) -> tuple[dict[str, Any], int]:
     """Return the settings of a stored run and its last iteration.
 
     Args:
         path: The netCDF file.
         model: The model that it must be of, if given.
         choices: What else must be the same, if given.
+        **dynamics: Settings of the dynamics by name, which must be the same, too.
 
     Raises:
         InputError: If the file holds no run, or another one.
@@ -34,6 +37,7 @@ def stored_run(path: Path, model: Any = None, choices: Choices | None = None) ->
         differences = [(name, settings[name], one) for name, one in wanted.items() if settings[name] != one]
     if not differences and choices is not None and (found := choices.difference(settings)):
         differences = [found]
+    differences += [(name, settings[name], one) for name, one in dynamics.items() if settings[name] != one]
     for name, stored, wanted in differences:
         raise InputError(
             f"{path} holds a run with {name}={stored}, not {wanted}; continue it with its own settings "

@@ -87,15 +87,14 @@ def key_figures(contents: Contents) -> list[KeyFigure]:
     for exchange in contents.exchanges:
         run = exchange.run
         if run.n_iterations:
-            error = 100 * acceptance_errors(run)[0]
-            meaning = f"of {run.flow_proposed[0]:,.0f} proposals; standard error at least {error:.1g} %"
-            found.append(
-                KeyFigure(
-                    f"acceptance at {run.temperatures[0]:g} K",
-                    f"{run.flow_acceptance[0]:.1%}",
-                    _named(meaning, exchange.name, contents.exchanges),
-                )
-            )
+            if run.flow_proposed[0]:
+                name, value = f"acceptance at {run.temperatures[0]:g} K", run.flow_acceptance[0]
+                error, of = acceptance_errors(run)[0], f"{run.flow_proposed[0]:,.0f} proposals"
+            else:  # no moves by the flow
+                name, value = f"exchanges accepted at {run.temperatures[0]:g} K", run.exchange_acceptance[0]
+                error, of = run.exchange_acceptance_stderr[0], "the attempts with the next temperature"
+            meaning = f"of {of}; standard error at least {100 * error:.1g} %"
+            found.append(KeyFigure(name, f"{value:.1%}", _named(meaning, exchange.name, contents.exchanges)))
             meaning = f"in {sections.count(run.n_iterations, 'iteration')}"
             found.append(
                 KeyFigure(

@@ -88,10 +88,10 @@ def resume_from(
     if not path.exists():
         return
     header, tensors = read_checkpoint(path)
-    if header["identity"] != json.loads(json.dumps(identity)):
+    if differing := _differing(header["identity"], json.loads(json.dumps(identity))):
         raise InputError(
-            f"{output} holds an interrupted {what} of another model or with other data or settings; repeat its "
-            "settings to continue it, or choose another output directory."
+            f"{output} holds an interrupted {what} of another model or with other data or settings "
+            f"({', '.join(differing)}); repeat its settings to continue it, or choose another output directory."
         )
     try:
         restore(header, tensors)
@@ -99,6 +99,18 @@ def resume_from(
         raise ModelFileError(
             f"{path} is of another version of openmm_bg; remove it to start anew."
         ) from error
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the names of what differs in two nested dictionaries, settings by their own names."""
+    found = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differing(a, b)
+        elif a != b:
+            found.append(name)
+    return found
 
 
 def prefixed(prefix: str, tensors: Tensors | None) -> Tensors:

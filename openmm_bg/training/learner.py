@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Protocol
 
 import torch
 
@@ -11,17 +12,34 @@ from openmm_bg.flows import Flow
 from openmm_bg.training.checkpoint import Tensors, part, prefixed
 
 
+class LearningSettings(Protocol):
+    """Settings that trainings of all kinds have."""
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser steps in all."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size after the warm-up."""
+
+    @property
+    def max_gradient_norm(self) -> float:
+        """Gradients are scaled down to this norm."""
+
+    @property
+    def averaging(self) -> float:
+        """Decay of the exponential moving average of the parameters."""
+
+
 class Learner:
     """Adam with a warm-up, a step size that falls along a cosine, bounded gradients, and an average of parameters.
 
     Args:
         flow: The flow, whose parameters are changed.
-        n_steps: Optimiser steps in all.
-        learning_rate: The step size after the warm-up.
-        last_rate: The part of it that is left at the end.
+        settings: The settings.
+        last_rate: The part of the step size that is left at the end.
         warm_up: Steps of the warm-up, at most a tenth of all.
-        max_gradient_norm: Gradients are scaled down to this norm.
-        averaging: Decay of the exponential moving average of the parameters.
 
     Attributes:
         flow: The flow.
@@ -33,19 +51,15 @@ class Learner:
     def __init__(
         self,
         flow: Flow,
+        settings: LearningSettings,
         *,
-        n_steps: int,
-        learning_rate: float,
         last_rate: float,
         warm_up: int,
-        max_gradient_norm: float,
-        averaging: float,
     ) -> None:
         self.flow, self.average = flow, copy.deepcopy(flow).requires_grad_(False)
-        self._optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate, fused=True)
-        self._n_steps, self._learning_rate, self._last_rate = n_steps, learning_rate, last_rate
-        self._warm_up, self._max_gradient_norm = max(1, min(warm_up, n_steps // 10)), max_gradient_norm
-        self._averaging = averaging
+        self._optimizer = torch.optim.Adam(flow.parameters(), lr=settings.learning_rate, fused=True)
+        self._settings, self._last_rate = settings, last_rate
+        self._warm_up = max(1, min(warm_up, settings.n_steps // 10))
         self.best: Tensors | None = None
         self.n_skipped = 0
 
@@ -57,19 +71,19 @@ class Learner:
             step: Steps before this one.
             rate_factor: A further factor of the step size.
         """
-        cosine = 0.5 * (1.0 + math.cos(math.pi * step / self._n_steps))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * step / self._settings.n_steps))
         falling = self._last_rate + (1.0 - self._last_rate) * cosine
         for group in self._optimizer.param_groups:
             warm = min(1.0, (step + 1) / self._warm_up)
-            group["lr"] = self._learning_rate * rate_factor * warm * falling
+            group["lr"] = self._settings.learning_rate * rate_factor * warm * falling
         self._optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self._max_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self._settings.max_gradient_norm)
         if torch.isfinite(norm):
             self._optimizer.step()
         else:  # left out, and counted
             self.n_skipped += 1
-        decay = min(self._averaging, (step + 1) / (step + 10))
+        decay = min(self._settings.averaging, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.flow.parameters()), 1.0 - decay)
 

@@ -107,15 +107,7 @@ class Trainer:
         features = _features(coordinates, data.positions)
         self._train, self._held_out = features[:-n_held_out], features[-n_held_out:]
         self.flow = _FLOWS[settings.flow](coordinates, data.temperature, **settings.flow_settings())
-        self._learner = Learner(
-            self.flow,
-            n_steps=settings.n_steps,
-            learning_rate=settings.learning_rate,
-            last_rate=0.02,
-            warm_up=200,
-            max_gradient_norm=settings.max_gradient_norm,
-            averaging=settings.averaging,
-        )
+        self._learner = Learner(self.flow, settings, last_rate=0.02, warm_up=200)
         self.average = self._learner.average
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._fast, self._exact = training_potentials(system)

@@ -277,12 +277,17 @@ def test_another_run_is_not_continued(
     storage = tmp_path / "a.nc"
     run_parallel_tempering(model, storage, n_iterations=1, **SETTINGS)
     content = storage.read_bytes()
-    for changes in ({"temperature_min": 310}, {"n_replicas": 4}, {"n_proposals": 5}):
+    changed = ({"temperature_min": 310}, {"n_replicas": 4}, {"n_proposals": 5})
+    for changes in (*changed, {"n_steps": 6}, {"timestep": 0.0004}, {"collision_rate": 3.0}):
         with pytest.raises(InputError, match=f"holds a run with {next(iter(changes))}="):
             run_parallel_tempering(model, storage, n_iterations=2, **{**SETTINGS, **changes})
     with pytest.raises(InputError, match="holds a run with model="):
         run_parallel_tempering(oscillator_model, storage, n_iterations=2, **SETTINGS)
     checkpoint = tmp_path / "a_checkpoint.nc"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"checkpoint file of .* is damaged or of another run"):
+        resume_sampler(storage)
     checkpoint.rename(tmp_path / "elsewhere.nc")
     with pytest.raises(InputError, match=r"checkpoint file of .* is missing"):
         resume_sampler(storage)
