@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -208,3 +209,21 @@ def test_numbers_keep_their_units(page):
     assert "<dt>ESS at 300\u00a0K</dt>" in text
     assert re.search(r"standard error at least \d+\u00a0%", text)
     assert "no-repeat local" in text  # the shade of tables that scroll
+
+
+def test_an_exchange_without_moves_by_the_flow_has_its_own_figure(run, monkeypatch):
+    """Learned exchange, or dynamics alone: how often replicas were exchanged, and nothing that is not a number."""
+    contents = gather([run.exchange])
+    (exchange,) = contents.exchanges
+    still = dataclasses.replace(
+        exchange.run,
+        flow_proposed=np.zeros_like(exchange.run.flow_proposed),
+        flow_accepted=np.zeros_like(exchange.run.flow_accepted),
+    )
+    alone = dataclasses.replace(exchange, run=still)
+    found = {one.name: one for one in key_figures(dataclasses.replace(contents, exchanges=[alone]))}
+    assert "acceptance at 300 K" not in found
+    figure = found["exchanges accepted at 300 K"]
+    assert figure.value == f"{still.exchange_acceptance[0]:.1%}"
+    assert "of the attempts with the next temperature" in figure.meaning
+    assert not any("nan" in one.value + one.meaning for one in found.values())
