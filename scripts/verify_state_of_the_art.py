@@ -3,6 +3,9 @@
 Resumable: every part keeps its outputs in --work, and continues where it was interrupted. Parts that are not
 asked for keep their rows. The part "annealed" judges the model in --model, which openmm-bg anneal made.
 
+On two cores with nothing else running: hour and solvent-exchange about an hour each, multiple-try, vacuum-exchange
+and sampling half an hour each, the others minutes.
+
 Example: python scripts/verify_state_of_the_art.py --part hour --part multiple-try
 """
 
@@ -137,11 +140,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", action="append", choices=sorted(PARTS), help="all if not given")
-    parser.add_argument("--work", type=Path, default=Path("verify_state_of_the_art"), help="outputs")
-    parser.add_argument("--model", type=Path, default=Path("alanine_dipeptide"), help="the annealed model")
-    parser.add_argument("--weak-model", type=Path, help="a model for the multiple-try move")
-    parser.add_argument("--demo-model", type=Path, default=Path("demo/model"), help="the benchmark's model")
+    paths = {
+        "work": (Path("verify_state_of_the_art"), "directory of all outputs (default: %(default)s)"),
+        "model": (Path("alanine_dipeptide"), "the annealed model (default: %(default)s)"),
+        "weak-model": (None, "a model for the multiple-try move (default: hour/model in --work)"),
+        "demo-model": (Path("demo/model"), "the benchmark's model (default: %(default)s)"),
+    }
+    parser.add_argument(
+        "--part", action="append", choices=sorted(PARTS), help="can be repeated; all if not given"
+    )
+    for name, (default, text) in paths.items():
+        parser.add_argument(f"--{name}", type=Path, default=default, help=text)
     arguments = parser.parse_args()
     arguments.weak_model = arguments.weak_model or arguments.work / "hour" / "model"
 

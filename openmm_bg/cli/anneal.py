@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from openmm_bg.cli import training_options as options
+from openmm_bg.cli.arguments import Model
 from openmm_bg.cli.console import print_summary, settings_from
 
 _OPTIMISER, _ROUNDS, _GUARDS = options.OPTIMISER, "Rounds of samples", options.VALIDATION
@@ -15,7 +16,7 @@ _OPTIMISER, _ROUNDS, _GUARDS = options.OPTIMISER, "Rounds of samples", options.V
 
 def anneal(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="The directory of a model that openmm-bg train wrote.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The directory of the annealed model.")],
     temperature: Annotated[
         float, typer.Option("--temperature", "-T", help="The lowest temperature [K].")

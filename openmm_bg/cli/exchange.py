@@ -8,13 +8,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from openmm_bg.cli.arguments import Model
 from openmm_bg.cli.console import print_table, say
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
 
 
 def exchange(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The storage file to write (.nc).")],
     start: Annotated[
         Path | None, typer.Option(help="A PDB file to start from; the model's reference if not given.")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from openmm_bg.cli.arguments import Model
 from openmm_bg.cli.console import print_summary, say
 
 
-def info(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
-) -> None:
+def info(model: Model) -> None:
     """Say on one page what a model is: flow, molecule, training and its cost, validation, versions, hashes.
 
     Its files are compared with their hashes; nothing is computed.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmm_bg.cli.arguments import Model
 from openmm_bg.cli.console import print_summary, say
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import with_error
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sample(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The samples file to write (.h5).")],
     temperature: Annotated[
         float | None,

@@ -214,7 +214,8 @@ def read_settings(dataset: Any, storage: str | Path) -> dict[str, Any]:
             raise IndexError("The run was stopped before its first iteration.")
     except (KeyError, IndexError) as error:
         raise InputError(
-            f"{storage} holds no parallel tempering run of openmm_bg; give another file name."
+            f"{storage} holds no parallel tempering run of openmm-bg exchange; give another file. (Runs of a "
+            "script of your own are read by openmmtools' MultiStateReporter.)"
         ) from error
     return json.loads(yaml.safe_load(stored))
 

@@ -92,7 +92,13 @@ class WasteRecycling:
             )
         values = self._values.setdefault(_key(temperature), {name: [] for name in self._functions})
         for name, function in self._functions.items():
-            values[name].append(float(weights @ np.asarray(function(positions), dtype=np.float64)))
+            found = np.asarray(function(positions), dtype=np.float64)
+            if found.shape != weights.shape:
+                raise InputError(
+                    f"The function {name!r} must return one number for each configuration, with "
+                    f"shape=({len(weights)},), not shape={found.shape}."
+                )
+            values[name].append(float(weights @ found))
 
 
 def is_wanted() -> bool:

@@ -211,6 +211,17 @@ def test_recycling_says_what_it_lacks(
     assert recycled.series("x", TEMPERATURE).shape == (3,)
 
 
+def test_a_recycled_function_must_have_a_value_for_each_configuration(
+    oscillator_model: Path, state: ThermodynamicState, precise: cache.ContextCache
+) -> None:
+    one_number = WasteRecycling({"mean x": lambda x: x[:, 0, 0].mean()})
+    with (
+        one_number,
+        pytest.raises(InputError, match=r"'mean x' must return one number for each .*shape=\(\)"),
+    ):
+        run(MultipleTryMove(oscillator_model), state, precise, 1)
+
+
 def test_indices_are_drawn_in_proportion_to_weights() -> None:
     mcmc.seed(0)
     weights = np.array([1.0, 0.0, 3.0, 6.0])

@@ -250,7 +250,7 @@ def test_bad_files_are_refused(model: Path, oscillator_model: Path, tmp_path: Pa
         other.createDimension("x", 1)
     with pytest.raises(InputError, match=r"text\.nc cannot be read as a netCDF file"):
         run_parallel_tempering(model, tmp_path / "text.nc")
-    with pytest.raises(InputError, match=r"other\.nc holds no parallel tempering run"):
+    with pytest.raises(InputError, match=r"other\.nc holds no parallel tempering run of openmm-bg exchange"):
         run_parallel_tempering(model, tmp_path / "other.nc")
 
 
