@@ -66,7 +66,7 @@ class BenchmarkSettings:
     burn_in: float = 0.1
     md_frames: int = 5000
     md_interval: int = 50
-    tempering_iterations: int = 1200
+    tempering_iterations: int = 9000
     tempering_steps: int = 250
     n_ladders: int = 64
     batched_iterations: int = 3600
