@@ -2,8 +2,8 @@
 
 OpenMM's dynamics, parallel tempering in openmmtools and batched, replica exchange with moves by a flow, learned
 replica exchange, chains of the moves alone, and weighted samples of the flow. Methods that have run in --output are
-not run again. All use one thread unless told otherwise; about 80 minutes, most of them for parallel tempering in openmmtools, which
-crosses the barrier of phi rarely.
+not run again. All use one thread unless told otherwise; about 80 minutes, most of them for parallel tempering in
+openmmtools, which crosses the barrier of phi rarely.
 
 Example: python scripts/benchmark_sampling.py demo/model --output benchmark_sampling
 """

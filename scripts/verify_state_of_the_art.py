@@ -3,8 +3,8 @@
 Resumable: every part keeps its outputs in --work, and continues where it was interrupted. Parts that are not
 asked for keep their rows. The part "annealed" judges the model in --model, which openmm-bg anneal made.
 
-On two cores with nothing else running: hour and solvent-exchange about an hour each, multiple-try, vacuum-exchange
-and sampling half an hour each, the others minutes.
+On two cores with nothing else running: hour half an hour, multiple-try, vacuum-exchange and sampling an hour each,
+solvent-exchange two hours and a half, the others minutes.
 
 Example: python scripts/verify_state_of_the_art.py --part hour --part multiple-try
 """

@@ -57,6 +57,10 @@ def exchange(
     n_steps: Annotated[int, typer.Option("--steps", help="Langevin steps in an iteration.")] = 100,
     timestep: Annotated[float, typer.Option(help="Time step (ps).")] = 0.0005,
     collision_rate: Annotated[float, typer.Option(help="Collision rate (1/ps).")] = 1.0,
+    hydrogen_mass: Annotated[
+        float | None,
+        typer.Option(help="Mass of hydrogens (Da); 4 allows steps of 0.002 ps. Unchanged if not given."),
+    ] = None,
     checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,
     platform: Annotated[
         str | None, typer.Option(help="OpenMM's platform for the dynamics; the fastest if not given.")
@@ -90,6 +94,7 @@ def exchange(
         n_steps=n_steps,
         timestep=timestep,
         collision_rate=collision_rate,
+        hydrogen_mass=hydrogen_mass,
         checkpoint_interval=checkpoint_interval,
         platform=platform,
         seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 from collections.abc import Iterator
@@ -27,11 +28,15 @@ from openmm_bg.exchange.storage import (
     remove_unfinished,
     stored_run,
 )
+from openmm_bg.simulation.checks import positive, with_hydrogen_mass
 
 if TYPE_CHECKING:
     import os
 
+    import openmm
     from openmmtools.multistate import ParallelTemperingSampler
+
+    from openmm_bg.systems import MolecularSystem
 
 
 def run_parallel_tempering(
@@ -50,6 +55,7 @@ def run_parallel_tempering(
     n_steps: int = 100,
     timestep: Any = 0.0005,
     collision_rate: float = 1.0,
+    hydrogen_mass: float | None = None,
     checkpoint_interval: int = 10,
     platform: str | None = None,
     seed: int | None = None,
@@ -78,6 +84,8 @@ def run_parallel_tempering(
         n_steps: Steps of Langevin dynamics in each iteration.
         timestep: Time step [ps].
         collision_rate: Collision rate [1/ps].
+        hydrogen_mass: Hydrogens get this mass [Da], e.g. 4 for steps of 0.002 ps, which does not change the
+            distribution of the positions. The system's own masses if not given.
         checkpoint_interval: Iterations between two checkpoints.
         platform: OpenMM's platform for the dynamics ("CPU" with one thread); None times those there are
             and takes the fastest, which may differ from run to run.
@@ -111,6 +119,7 @@ def run_parallel_tempering(
             "n_steps": int(n_steps),
             "timestep": check_step(timestep),
             "collision_rate": float(collision_rate),
+            "hydrogen_mass": _mass(hydrogen_mass),
         }
         if stored_run(path, model, choices, **dynamics)[1] >= n_iterations:
             return read_exchange(path)
@@ -123,6 +132,7 @@ def run_parallel_tempering(
             n_steps=n_steps,
             timestep=timestep,
             collision_rate=collision_rate,
+            hydrogen_mass=hydrogen_mass,
             checkpoint_interval=checkpoint_interval,
             platform=platform,
             seed=seed,
@@ -155,6 +165,7 @@ def create_sampler(
     n_steps: int = 100,
     timestep: Any = 0.0005,
     collision_rate: float = 1.0,
+    hydrogen_mass: float | None = None,
     checkpoint_interval: int = 10,
     platform: str | None = None,
     seed: int | None = None,
@@ -179,7 +190,7 @@ def create_sampler(
     for name, value in {"n_steps": n_steps, "checkpoint_interval": checkpoint_interval}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}.")
-    step = check_step(timestep)
+    step, mass = check_step(timestep), _mass(hydrogen_mass)
     generator, path, model_hash = load_model(model)
     storage = new_storage(storage)
     chosen = choose_platform(generator.system, platform)
@@ -219,11 +230,13 @@ def create_sampler(
         "n_steps": int(n_steps),
         "timestep": step,
         "collision_rate": float(collision_rate),
+        "hydrogen_mass": mass,
         "platform": chosen[0],
         "platform_properties": chosen[1],
         "seed": None if seed is None else int(seed),
     }
-    state = ThermodynamicState(generator.system.system, choices.temperatures[0] * unit.kelvin)
+    heavy = _with_hydrogen_mass(generator.system, mass)
+    state = ThermodynamicState(heavy, choices.temperatures[0] * unit.kelvin)
     reference = generator.system.positions
     first = reference if start is None else start_positions(generator, start)
     relaxed = relaxed_positions(generator.system, first, *chosen)
@@ -280,6 +293,20 @@ def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> Pa
     if sampler.iteration == 0 and settings.get("move") == "none":
         draw_velocities(sampler)
     return sampler
+
+
+def _mass(hydrogen_mass: float | None) -> float | None:
+    return None if hydrogen_mass is None else positive("hydrogen mass", hydrogen_mass)
+
+
+def _with_hydrogen_mass(system: MolecularSystem, hydrogen_mass: float | None) -> openmm.System:
+    """Return the OpenMM system, a copy with other masses if these are wanted."""
+    if hydrogen_mass is None:
+        return system.system
+    changed = copy.deepcopy(system.system)
+    for index, mass in enumerate(with_hydrogen_mass(system.masses, hydrogen_mass)):
+        changed.setParticleMass(index, float(mass))
+    return changed
 
 
 def _flow_move(choices: Choices, path: str, timestep: float) -> Any:

@@ -37,7 +37,9 @@ def stored_run(
         differences = [(name, settings[name], one) for name, one in wanted.items() if settings[name] != one]
     if not differences and choices is not None and (found := choices.difference(settings)):
         differences = [found]
-    differences += [(name, settings[name], one) for name, one in dynamics.items() if settings[name] != one]
+    differences += [
+        (name, settings.get(name), one) for name, one in dynamics.items() if settings.get(name) != one
+    ]
     for name, stored, wanted in differences:
         raise InputError(
             f"{path} holds a run with {name}={stored}, not {wanted}; continue it with its own settings "

@@ -37,6 +37,7 @@ def exchange_command(path: Path, run: ExchangeRecord) -> str:
         "steps": settings["n_steps"],
         "timestep": settings["timestep"],
         "collision-rate": settings["collision_rate"],
+        "hydrogen-mass": settings.get("hydrogen_mass"),
         "platform": settings["platform"],
         "seed": settings["seed"],
         "output": path.name,

@@ -47,7 +47,13 @@ VACUUM = LearnedExchange(
     "learned exchange, vacuum, 1000 to 300 K", 1000.0, 0.25, 0.6, 2, 40_000, "--steps 60"
 )
 SOLVENT = LearnedExchange(
-    "learned exchange, OBC1, 600 to 300 K", 600.0, None, 0.8, 2, 60_000, "--steps 40 --timestep 0.001"
+    "learned exchange, OBC1, 600 to 300 K",
+    600.0,
+    None,
+    0.8,
+    2,
+    20_000,
+    "--steps 400 --timestep 0.002 --hydrogen-mass 4",
 )
 
 

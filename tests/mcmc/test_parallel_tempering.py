@@ -23,6 +23,7 @@ from openmm_bg.exchange import (
     run_parallel_tempering,
 )
 from openmm_bg.exchange.record import _ratio_errors
+from openmm_bg.generator import BoltzmannGenerator
 from openmm_bg.io import read_frames
 from openmm_bg.mcmc import LatentMonteCarloMove, registry
 
@@ -271,6 +272,24 @@ def test_a_run_that_was_killed_while_it_was_created_starts_anew(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "a_checkpoint.nc"]
 
 
+def test_heavy_hydrogens(model: Path, alanine: Any, tmp_path: Path) -> None:
+    """The dynamics have them, also after a resume; the model's own system is left as it was."""
+    storage = tmp_path / "a.nc"
+    run = run_parallel_tempering(model, storage, n_iterations=1, hydrogen_mass=4.0, **SETTINGS)
+    assert run.settings["hydrogen_mass"] == 4.0
+    sampler = resume_sampler(storage)
+    system = sampler._thermodynamic_states[-1].system
+    sampler._reporter.close()
+    masses = [system.getParticleMass(k)._value for k in range(22)]
+    assert masses == [4.0 if mass < 2 else mass for mass in alanine.masses]
+    assert min(BoltzmannGenerator.load(model).system.masses) < 1.1
+    run = run_parallel_tempering(model, storage, n_iterations=2, hydrogen_mass=4.0, **SETTINGS)
+    assert run.n_iterations == 2
+    with pytest.raises(InputError, match="hydrogen mass must be positive"):
+        run_parallel_tempering(model, tmp_path / "b.nc", hydrogen_mass=-1.0, **SETTINGS)
+    assert not (tmp_path / "b.nc").exists()
+
+
 def test_another_run_is_not_continued(
     model: Path, oscillator_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +297,8 @@ def test_another_run_is_not_continued(
     run_parallel_tempering(model, storage, n_iterations=1, **SETTINGS)
     content = storage.read_bytes()
     changed = ({"temperature_min": 310}, {"n_replicas": 4}, {"n_proposals": 5})
-    for changes in (*changed, {"n_steps": 6}, {"timestep": 0.0004}, {"collision_rate": 3.0}):
+    dynamics = ({"n_steps": 6}, {"timestep": 0.0004}, {"collision_rate": 3.0}, {"hydrogen_mass": 4.0})
+    for changes in (*changed, *dynamics):
         with pytest.raises(InputError, match=f"holds a run with {next(iter(changes))}="):
             run_parallel_tempering(model, storage, n_iterations=2, **{**SETTINGS, **changes})
     with pytest.raises(InputError, match="holds a run with model="):
