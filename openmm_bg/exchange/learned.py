@@ -17,7 +17,7 @@ from openmm_bg.mcmc.mpi import check_processes
 from openmm_bg.mcmc.proposal_move import check_model, leap_frog_step, refuse_outside
 from openmm_bg.mcmc.randomness import draw_key, log_uniform, random_generator, stream
 from openmm_bg.mcmc.target import Target
-from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
+from openmm_bg.mcmc.velocities import new_velocities
 from openmm_bg.units import kelvin
 
 if TYPE_CHECKING:
@@ -214,13 +214,12 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
     def _mapped(self, replica: int, state: int, end: _End) -> _Mapped:
         """Return a replica as it is after an exchange, with velocities of its new state."""
         new = self._thermodynamic_states[state]
-        host, positions = host_system(new), unit.Quantity(end.positions, unit.nanometer)
-        velocities = maxwell_boltzmann(host.masses, kelvin(new.temperature))
-        if self._timestep is not None:
-            context, _ = self.energy_context_cache.get_context(new)
-            context.setPositions(positions)
-            velocities -= half_kick(context, host.masses, self._timestep)
+        context, _ = self.energy_context_cache.get_context(new)
+        velocities = new_velocities(
+            context, end.positions, host_system(new).masses, kelvin(new.temperature), self._timestep
+        )
         temperatures = np.array([kelvin(one.temperature) for one in self._thermodynamic_states])
+        positions = unit.Quantity(end.positions, unit.nanometer)
         return _Mapped(replica, positions, velocities, end.energy / temperatures)
 
     def _target(self, state: int) -> Target:

@@ -15,7 +15,7 @@ from openmm_bg.errors import InputError
 from openmm_bg.mcmc.host import HostSystem, context_parameters, default_parameters, one_by_one
 from openmm_bg.mcmc.proposal_move import ProposalMove, check_model
 from openmm_bg.mcmc.target import Target
-from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
+from openmm_bg.mcmc.velocities import new_velocities
 from openmm_bg.units import kelvin, thermal_energy
 
 if TYPE_CHECKING:
@@ -111,12 +111,9 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
             target = Target(move.generator.flow, temperature, reduced_energies, lambda: parameters)
             end = move.steps(target, end)
         if end is not start or any(move.reassign_velocities for move in self.moves[state]):
-            context.setPositions(end.numpy())
-            velocities = maxwell_boltzmann(self._host.masses, temperature)
             timestep = next((move.timestep for move in self.moves[state] if move.timestep is not None), None)
-            if timestep is not None:
-                velocities -= half_kick(context, self._host.masses, timestep)
-            context.setVelocities(velocities)
+            masses = self._host.masses
+            context.setVelocities(new_velocities(context, end.numpy(), masses, temperature, timestep))
             self.replicaConformation[index] = context.getState(
                 positions=True, velocities=True, parameters=True, integratorParameters=True
             )

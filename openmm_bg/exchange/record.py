@@ -17,6 +17,9 @@ from openmm_bg.geometry import dihedrals
 from openmm_bg.statistics import chain_mean, round_trips
 from openmm_bg.units import thermal_energy
 
+VELOCITIES = 3
+"""Evaluations of forces for new velocities of a leap-frog integrator (`new_velocities`)."""
+
 
 @dataclass(frozen=True)
 class ExchangeRecord:
@@ -38,6 +41,7 @@ class ExchangeRecord:
         exchange_acceptance_stderr: Standard errors of the exchange acceptances, from their scatter over the
             iterations; NaN where unknown.
         mapped_exchanges: How many exchanges were proposed through the map of the flow.
+        accepted_maps: How many of them were accepted.
     """
 
     temperatures: np.ndarray
@@ -52,6 +56,7 @@ class ExchangeRecord:
     settings: dict[str, Any]
     exchange_acceptance_stderr: np.ndarray | None = None
     mapped_exchanges: int = 0
+    accepted_maps: int = 0
 
     @property
     def n_iterations(self) -> int:
@@ -85,9 +90,10 @@ class ExchangeRecord:
         else:
             moves = 0.0
         # One at the end of each move, that of dynamics and that by the flow, and one for the exchange.
-        ends = 3 if n_proposals else 2
-        # Through the map, two replicas before and after.
-        return round(n_applied * (self.settings["n_steps"] + ends) + moves + 4 * self.mapped_exchanges)
+        ends = 3 + VELOCITIES if n_proposals else 2
+        # Through the map, two replicas before and after, and the new velocities of both.
+        maps = 4 * self.mapped_exchanges + 2 * VELOCITIES * self.accepted_maps
+        return round(n_applied * (self.settings["n_steps"] + ends) + moves + maps)
 
     @property
     def round_trips(self) -> int:
@@ -147,7 +153,11 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         reduced = np.take_along_axis(reduced, replicas[:, None, :], axis=1)[:, 0, :]
         temperatures = np.array(settings["temperatures"], dtype=np.float64)
         accepted, proposed = (_neighbours(dataset[name][iterations]) for name in ("accepted", "proposed"))
-        n_exchanges = int(np.asarray(dataset["proposed"][iterations]).sum()) // 2  # each is counted both ways
+        # Each is counted both ways.
+        n_maps, n_accepted = (
+            int(np.asarray(dataset[name][iterations]).sum()) // 2 for name in ("proposed", "accepted")
+        )
+        learned = settings.get("sampler") == "learned"
         statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
     with np.errstate(invalid="ignore", divide="ignore"):
         exchange_acceptance = accepted.sum(axis=0) / proposed.sum(axis=0)
@@ -163,7 +173,8 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
         step_sizes=np.array([found["step_size"] for found in statistics]),
         settings=settings,
         exchange_acceptance_stderr=_ratio_errors(accepted, proposed),
-        mapped_exchanges=n_exchanges if settings.get("sampler") == "learned" else 0,
+        mapped_exchanges=n_maps if learned else 0,
+        accepted_maps=n_accepted if learned else 0,
     )
 
 

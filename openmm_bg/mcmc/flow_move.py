@@ -50,7 +50,8 @@ class FlowMove(ProposalMove):
         timestep: The time step [ps] of a leap-frog integrator that continues from the new velocities, as
             openmmtools' `LangevinDynamicsMove` does. It keeps velocities half a step behind the positions;
             velocities drawn for the positions' own time would set stiff bonds ringing (in alanine dipeptide
-            at 1 fs, by 2 kT within 10 fs), which biases short runs. Leave it out before moves that keep both at the
+            at 1 fs, by 2 kT within 10 fs), which biases short runs; see `new_velocities`. It costs three more
+            evaluations of forces. Leave it out before moves that keep both at the
             same time, e.g. `HMCMove`, `GHMCMove`, `LangevinSplittingDynamicsMove`.
 
     Attributes:

@@ -15,7 +15,7 @@ from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.mcmc import registry
 from openmm_bg.mcmc.host import HostSystem, energy_function_name, host_system, reduced_energies
 from openmm_bg.mcmc.target import Target
-from openmm_bg.mcmc.velocities import half_kick, maxwell_boltzmann
+from openmm_bg.mcmc.velocities import new_velocities
 from openmm_bg.units import kelvin, picoseconds
 
 if TYPE_CHECKING:
@@ -140,15 +140,13 @@ class ProposalMove(MCMCMove):
 
         if end is not start:
             sampler_state.positions = unit.Quantity(end.numpy().copy(), unit.nanometer)
-        renewed = end is not start or self.reassign_velocities or sampler_state.velocities is None
-        if renewed:
-            sampler_state.velocities = maxwell_boltzmann(host.masses, temperature)
-        # The Context is shared and holds another replica's velocities: set both before reading both.
         context, _ = cache.get_context(thermodynamic_state)
+        if end is not start or self.reassign_velocities or sampler_state.velocities is None:
+            sampler_state.velocities = new_velocities(
+                context, end.numpy(), host.masses, temperature, self.timestep
+            )
+        # The Context is shared and holds another replica's velocities: set both before reading both.
         sampler_state.apply_to_context(context)
-        if renewed and self.timestep is not None:
-            sampler_state.velocities -= half_kick(context, host.masses, self.timestep)
-            sampler_state.apply_to_context(context)
         sampler_state.update_from_context(context)
 
     def steps(self, target: Target, start: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from openmm_bg.exchange.record import VELOCITIES
 from openmm_bg.sampling_benchmark.basins import INDICATORS
 from openmm_bg.sampling_benchmark.job import Job
 from openmm_bg.sampling_benchmark.settings import TEMPERATURE
@@ -47,7 +48,9 @@ def flow_exchange(job: Job) -> Trace:
         move = FlowMove(job.model, settings.n_proposals, reassign_velocities=True, timestep=settings.timestep)
         return _with_flow(job, move, n_iterations)
 
-    n_evaluations = settings.flow_steps + settings.n_proposals + 2  # the current one, before and after
+    n_evaluations = (
+        settings.flow_steps + settings.n_proposals + 2 + VELOCITIES
+    )  # the current one, before and after
     return _run(job, sampler, settings.flow_ladder, settings.flow_iterations, n_evaluations)
 
 
@@ -63,7 +66,7 @@ def multiple_try_exchange(job: Job) -> Trace:
         )
         return _with_flow(job, move, n_iterations)
 
-    n_evaluations = settings.flow_steps + settings.n_candidates + 2
+    n_evaluations = settings.flow_steps + settings.n_candidates + 2 + VELOCITIES
     n_iterations = settings.multiple_try_iterations
     return _run(job, sampler, settings.flow_ladder, n_iterations, n_evaluations, recycle=True)
 
@@ -80,7 +83,7 @@ def learned_exchange(job: Job) -> Trace:
             job.model, timestep=settings.timestep, **_options(move, n_iterations)
         )
 
-    n_evaluations = settings.tempering_steps + _MAPPED
+    n_evaluations = settings.tempering_steps + _MAPPED + VELOCITIES  # these if it is accepted
     return _run(job, sampler, settings.learned_ladder, settings.learned_iterations, n_evaluations)
 
 

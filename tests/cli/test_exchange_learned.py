@@ -44,8 +44,10 @@ def test_two_temperatures_suffice(run, model, tmp_path):
     assert (len(found.temperatures), found.n_iterations, found.mapped_exchanges) == (2, 30, 30)
     assert 0.0 < found.exchange_acceptance[0] < 1.0
     assert found.exchange_acceptance_stderr[0] > 0.0
-    # Steps, their end and the energies of exchanges at each temperature; and four energies of each map.
-    assert found.energy_evaluations == 30 * 2 * (5 + 2) + 30 * 4
+    # Steps, their end and the energies of exchanges at each temperature; four energies of each map, and the forces
+    # for new velocities of both replicas where it was accepted.
+    assert found.accepted_maps == round(30 * found.exchange_acceptance[0])
+    assert found.energy_evaluations == 30 * 2 * (5 + 2) + 30 * 4 + found.accepted_maps * 2 * 3
     # Where replicas have gone to the other temperature, none of them is where it has been.
     changed = np.flatnonzero((found.replicas[1:] != found.replicas[:-1]).any(axis=1))
     assert 0 < len(changed) == round(30 * found.exchange_acceptance[0]) - (found.replicas[0, 0] != 0)

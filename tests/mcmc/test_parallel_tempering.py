@@ -180,8 +180,9 @@ def test_iterations_that_tuned_a_latent_move_are_left_out(
     np.testing.assert_array_equal(frames.potential_energy, run.potential_energy[3:, 0])
     assert len(set(run.step_sizes)) == 3  # each temperature has its own
     assert (run.step_sizes != 0.1).all()
-    # Dynamics and the ends of both moves, exchanges; and batches with the configuration they start from.
-    fixed = 5 * 3 * (5 + 3)
+    # Dynamics and the ends of both moves, exchanges, forces for new velocities; and batches with the configuration
+    # they start from.
+    fixed = 5 * 3 * (5 + 3 + 3)
     assert fixed + 5 * 3 * 5 <= run.energy_evaluations <= fixed + 5 * 3 * 4 * 5
 
 
@@ -190,8 +191,9 @@ def test_multiple_tries(model: Path, tmp_path: Path) -> None:
     storage = tmp_path / "run.nc"
     run = run_parallel_tempering(model, storage, n_iterations=2, seed=1, **settings)
     np.testing.assert_array_equal(run.flow_proposed, 2 * 2)
-    # Dynamics, the end of both moves and exchange; and one batch with the configuration it starts from.
-    assert run.energy_evaluations == 2 * 3 * (5 + 3 + 2 * 8 + 1)
+    # Dynamics, the end of both moves and exchange, forces for new velocities; and one batch with the configuration
+    # it starts from.
+    assert run.energy_evaluations == 2 * 3 * (5 + 3 + 3 + 2 * 8 + 1)
     with pytest.raises(InputError, match="holds a run with n_candidates=8, not 9"):
         run_parallel_tempering(model, storage, n_iterations=3, **settings | {"n_candidates": 9})
 
