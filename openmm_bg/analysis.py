@@ -65,9 +65,9 @@ class Ramachandran:
         label: What they are, for plots and tables.
         phi: Angles [rad] with shape=(n,).
         psi: Angles [rad] with shape=(n,).
-        log_weights: Log-weights with shape=(n,) of independent samples, or None for a chain. Samples with
-            NaN angles must have the weight zero.
-        n_walkers: Walkers of a chain, interleaved.
+        log_weights: Log-weights with shape=(n,) of samples, or None for a chain. Samples with NaN angles must
+            have the weight zero.
+        n_walkers: Walkers of a chain, interleaved. Samples with weights are independent if there is only one.
 
     Raises:
         InputError: If the shapes disagree, the walkers have unequal lengths, or an angle with weight is NaN.
@@ -145,7 +145,7 @@ class Ramachandran:
         """Return the probability of a basin and its standard error."""
         inside = basin.contains(self.phi, self.psi)
         if self.log_weights is not None:
-            return statistics.population(inside, self.log_weights)
+            return statistics.population(inside, self.log_weights, self.n_walkers)
         return statistics.chain_population(_by_walker(inside, self.n_walkers))
 
     def populations(self, basins: Mapping[str, Basin] = BASINS) -> dict[str, Estimate]:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
-from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
 from openmm_bg.flows import Flow, PositionFlow, flow_from_config
-from openmm_bg.models import find_model, shipped_models
+from openmm_bg.model_files import (
+    Content,
+    check_files,
+    load_system,
+    model_hash,
+    read_header,
+    save_model,
+    system_entry,
+    system_files,
+)
+from openmm_bg.models import find_model
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
@@ -24,11 +29,6 @@ from openmm_bg.units import kelvin, thermal_energy
 
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
-
-_FORMAT = 2
-_HEADER = "model.json"
-CHECKPOINT = "checkpoint.safetensors"
-"""The file that an interrupted training leaves in the directory that becomes its model."""
 
 
 class BoltzmannGenerator:
@@ -195,65 +195,22 @@ class BoltzmannGenerator:
         """
         from safetensors.torch import save
 
-        directory = Path(directory).expanduser().resolve()
-        if directory.exists() and not (directory.is_dir() and _replaceable(directory)):
-            raise InputError(f"{directory} exists and is not a model; choose another path or remove it.")
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.flow.state_dict().items()}
-        files = {"flow.safetensors": save(state)}
+        files: dict[str, Content] = {"flow.safetensors": save(state)}
         if self.system is not None:
-            files |= _system_files(self.system)
-        if (directory / _HEADER).exists():
-            self._replace(directory, files)
-        else:
-            self._write(directory, files)  # beside what a training has left there
-        self.path, self._model_hash = directory, model_hash(directory)
-        return directory
-
-    def _write(self, directory: Path, files: dict[str, bytes]) -> None:
-        """Write the model's files; the header, which makes them a model, comes last."""
-        directory.mkdir(parents=True, exist_ok=True)
-        names = list(files)
-        for name, content in files.items():
-            atomic_write_bytes(directory / name, content)
+            files |= system_files(self.system)
         if isinstance(self.potential, TorchPotential):
-            self.potential.save(directory / "potential.safetensors")
-            names.append("potential.safetensors")
-        header = self._header({name: _sha256(directory / name) for name in sorted(names)})
-        atomic_write_text(directory / _HEADER, json_text(header))
-
-    def _replace(self, directory: Path, files: dict[str, bytes]) -> None:
-        """Put a new model in the place of an old one; both are whole on disk until the old one is deleted."""
-        mark = uuid.uuid4().hex[:12]
-        new, old = (directory.with_name(f".{directory.name}.{mark}.{kind}") for kind in ("new", "old"))
-        try:
-            self._write(new, files)
-            directory.rename(old)
-            new.rename(directory)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old)
-
-    def _header(self, hashes: dict[str, str]) -> dict[str, Any]:
-        from openmm_bg import __version__
-
-        return {
-            "format": _FORMAT,
-            "package": "openmm_bg",
-            "version": __version__,
-            "units": {"length": "nm", "energy": "kJ/mol", "temperature": "K", "angle": "rad"},
+            files["potential.safetensors"] = self.potential.save
+        header = {
             "flow": self.flow.config(),
             "temperature_range": self.temperature_range,
-            "system": self.system
-            and {
-                "name": self.system.name,
-                "temperature": self.system.temperature,
-                "torsions": dict(self.system.torsions),
-                "bonds": self.system.bonds,
-            },
+            "system": system_entry(self.system),
             "system_hash": self.system_hash,
             "record": self.record,
-            "sha256": hashes,
         }
+        self.path = save_model(directory, files, header)
+        self._model_hash = model_hash(self.path)
+        return self.path
 
     @classmethod
     def load(
@@ -283,7 +240,7 @@ class BoltzmannGenerator:
             raise ModelFileError(f"The flow in {directory} does not fit its description: {error}") from error
         flow.set_dtype(dtype)
         flow.to(device).eval()
-        system = _load_system(directory, header) if "system.xml" in header["sha256"] else None
+        system = load_system(directory, header)
         potential: Potential | None = None
         if "potential.safetensors" in header["sha256"]:
             potential = TorchPotential.load(directory / "potential.safetensors", device=device)
@@ -301,84 +258,6 @@ class BoltzmannGenerator:
         generator.path, generator._system_hash = directory, header["system_hash"]
         generator._model_hash = model_hash(directory)
         return generator
-
-
-def model_hash(directory: str | Path) -> str:
-    """Return the hash of a saved model (hexadecimal): that of its header, which holds its files' hashes.
-
-    Raises:
-        ModelFileError: If there is no model.
-    """
-    directory = find_model(directory)
-    read_header(directory)
-    return _sha256(directory / _HEADER)
-
-
-def read_header(directory: str | Path) -> dict[str, Any]:
-    """Return a saved model's header: what it is, how it was made, and its files' hashes.
-
-    Raises:
-        ModelFileError: If there is no model, or this version cannot read it.
-    """
-    path = find_model(directory) / _HEADER
-    if not path.is_file():
-        names = ", ".join(shipped_models())
-        raise ModelFileError(
-            f"There is no model in {directory} (no {_HEADER}); models that come with the package: {names}."
-        )
-    try:
-        header = json.loads(path.read_text())
-        found = header["format"]
-        complete = {"flow", "sha256", "record", "temperature_range", "system_hash"} <= header.keys()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path} is truncated or is not a model's header.") from error
-    if found != _FORMAT or not complete:
-        raise ModelFileError(f"{path} has format {found}; this version of openmm_bg reads format {_FORMAT}.")
-    return header
-
-
-def check_files(directory: Path, header: dict[str, Any]) -> None:
-    """Compare a saved model's files with the hashes in its header.
-
-    Raises:
-        ModelFileError: If one is missing, truncated or was changed.
-    """
-    for name, expected in header["sha256"].items():
-        if not (directory / name).is_file():
-            raise ModelFileError(f"The model in {directory} lacks its file {name}; copy the whole directory.")
-        if _sha256(directory / name) != expected:
-            raise ModelFileError(
-                f"The file {name} of the model in {directory} is truncated or was changed; copy it again."
-            )
-
-
-def _load_system(directory: Path, header: dict[str, Any]) -> MolecularSystem:
-    from openmm_bg.systems import MolecularSystem
-
-    own = header["system"]
-    system = MolecularSystem.from_files(
-        directory / "system.xml",
-        directory / "topology.pdb",
-        name=own["name"],
-        temperature=own["temperature"],
-        bonds=own["bonds"],
-    )
-    torsions = {name: tuple(atoms) for name, atoms in own["torsions"].items()}
-    return system.with_torsions(torsions)
-
-
-def _system_files(system: MolecularSystem) -> dict[str, bytes]:
-    return {"system.xml": system.system_xml().encode(), "topology.pdb": system.topology_pdb().encode()}
-
-
-def _replaceable(directory: Path) -> bool:
-    """Tell whether a directory is empty, or was written by `save` or by a training."""
-    names = {path.name for path in directory.iterdir()}
-    return not names or bool(names & {_HEADER, CHECKPOINT})
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _batches(n: int, size: int) -> list[int]:

@@ -158,7 +158,7 @@ class _MainJob:
 
     def _is_of_model(self, path: Path, model: Path) -> bool:
         """Tell whether samples are there, and of the model that is there now."""
-        from openmm_bg.generator import model_hash
+        from openmm_bg.model_files import model_hash
 
         summary = path.with_suffix(".json")
         if not summary.exists():

@@ -37,6 +37,9 @@ class Samples:
         temperature: The temperature [K] of the Boltzmann distribution.
         system: The molecule, if known.
         record: How the samples were made: seed, model hash, versions.
+        n_walkers: Of samples along Markov chains, how many chains there are: sample i is of chain i %
+            n_walkers, and errors come from their scatter. 1 if all samples are independent.
+        normalized: Whether log q is the logarithm of a normalised density, so that absolute free energies follow.
 
     Raises:
         InputError: If the shapes disagree or the temperature is not positive.
@@ -48,6 +51,8 @@ class Samples:
     temperature: float
     system: MolecularSystem | None = None
     record: dict[str, Any] = field(default_factory=dict)
+    n_walkers: int = 1
+    normalized: bool = True
     _judged: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +68,8 @@ class Samples:
         for name in ("log_q", "reduced_energy"):
             if (shape := getattr(self, name).shape) != (n,):
                 raise InputError(f"There are {n} configurations, but {name} has the shape {shape}.")
+        if self.n_walkers < 1 or n % self.n_walkers:
+            raise InputError(f"{n} samples are not the same number for {self.n_walkers} walkers.")
         if self.system is not None and self.system.n_atoms != self.n_atoms:
             raise InputError(f"The samples have {self.n_atoms} atoms, but the system {self.system.n_atoms}.")
 
@@ -143,7 +150,7 @@ class Samples:
             InputError: If the shape is wrong, a value with weight is not finite, or all weights are zero.
         """
         self.warn_if_unreliable()
-        return statistics.weighted_mean(values, self.log_weights)
+        return statistics.weighted_mean(values, self.log_weights, self.n_walkers)
 
     def population(self, mask: np.ndarray) -> Estimate:
         """Return the probability of a state and its standard error.
@@ -155,7 +162,7 @@ class Samples:
             InputError: If the shape is wrong or all weights are zero.
         """
         self.warn_if_unreliable()
-        return statistics.population(mask, self.log_weights)
+        return statistics.population(mask, self.log_weights, self.n_walkers)
 
     def free_energy(self) -> Estimate:
         """Return -log Z in kT and its standard error, Z being the integral of exp(-u).
@@ -164,8 +171,13 @@ class Samples:
         log q; free energies of one molecule at two temperatures may be subtracted.
 
         Raises:
-            InputError: If all weights are zero.
+            InputError: If all weights are zero, or log q is not normalised.
         """
+        if not self.normalized:
+            raise InputError(
+                "The density of these samples is not normalised (coarse-grained potentials are not), so absolute "
+                "free energies are unknown; differences between states are not: free_energy_difference."
+            )
         self.warn_if_unreliable()
         log_z = statistics.log_mean_weight(self.log_weights)
         return Estimate(-log_z.value, log_z.stderr)
@@ -181,7 +193,7 @@ class Samples:
             InputError: If the shapes are wrong or a state has no weight.
         """
         self.warn_if_unreliable()
-        return statistics.log_population_ratio(state_a, state_b, self.log_weights)
+        return statistics.log_population_ratio(state_a, state_b, self.log_weights, self.n_walkers)
 
     def reweighted(self, temperature: Any) -> Samples:
         """Return the same draws with weights for another temperature: plain reweighting.

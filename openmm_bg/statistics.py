@@ -106,12 +106,14 @@ def pareto_k(log_weights: np.ndarray) -> float:
     return _generalized_pareto_shape(tail) if len(tail) >= 5 else np.inf
 
 
-def weighted_mean(values: np.ndarray, log_weights: np.ndarray) -> Estimate:
+def weighted_mean(values: np.ndarray, log_weights: np.ndarray, n_walkers: int = 1) -> Estimate:
     """Return a self-normalised expectation with its standard error by the delta method.
 
     Args:
         values: A property of each draw with shape=(n,); ignored, NaN included, where the weight is zero.
         log_weights: Unnormalised log-weights with shape=(n,); -inf is allowed.
+        n_walkers: Of draws from Markov chains, how many chains there are: draw i is of chain i % n_walkers, and the
+            error comes from their scatter. 1 if all draws are independent.
 
     Raises:
         InputError: As `normalized_weights`, or if a value with weight is not finite.
@@ -124,10 +126,10 @@ def weighted_mean(values: np.ndarray, log_weights: np.ndarray) -> Estimate:
     if not np.isfinite(values).all():
         raise InputError("A value is NaN or infinite for a sample that has a weight.")
     mean = weights @ values
-    return Estimate(float(mean), _delta_error(weights * (values - mean)))
+    return Estimate(float(mean), _delta_error(weights * (values - mean), n_walkers))
 
 
-def population(mask: np.ndarray, log_weights: np.ndarray) -> Estimate:
+def population(mask: np.ndarray, log_weights: np.ndarray, n_walkers: int = 1) -> Estimate:
     """Return the weight of a state as a fraction of the whole, with its standard error.
 
     A state that was never seen, or always, gets the standard error 1/n_effective instead of zero.
@@ -135,11 +137,13 @@ def population(mask: np.ndarray, log_weights: np.ndarray) -> Estimate:
     Args:
         mask: Whether each draw is in the state, shape=(n,).
         log_weights: Unnormalised log-weights with shape=(n,); -inf is allowed.
+        n_walkers: Of draws from Markov chains, how many chains there are: draw i is of chain i % n_walkers, and the
+            error comes from their scatter. 1 if all draws are independent.
 
     Raises:
         InputError: As `normalized_weights`.
     """
-    estimate = weighted_mean(np.asarray(mask, dtype=bool), log_weights)
+    estimate = weighted_mean(np.asarray(mask, dtype=bool), log_weights, n_walkers)
     return _bounded(estimate, effective_sample_size(log_weights) * len(log_weights))
 
 
@@ -161,7 +165,9 @@ def log_mean_weight(log_weights: np.ndarray) -> Estimate:
     )
 
 
-def log_population_ratio(mask_a: np.ndarray, mask_b: np.ndarray, log_weights: np.ndarray) -> Estimate:
+def log_population_ratio(
+    mask_a: np.ndarray, mask_b: np.ndarray, log_weights: np.ndarray, n_walkers: int = 1
+) -> Estimate:
     """Return log(population of A / population of B) with its standard error by the delta method.
 
     Minus this is the free-energy difference of A relative to B in kT.
@@ -170,6 +176,8 @@ def log_population_ratio(mask_a: np.ndarray, mask_b: np.ndarray, log_weights: np
         mask_a: Whether each draw is in state A, shape=(n,).
         mask_b: Whether each draw is in state B, shape=(n,).
         log_weights: Unnormalised log-weights with shape=(n,); -inf is allowed.
+        n_walkers: Of draws from Markov chains, how many chains there are: draw i is of chain i % n_walkers, and the
+            error comes from their scatter. 1 if all draws are independent.
 
     Raises:
         InputError: As `normalized_weights`, or if a state has no weight.
@@ -182,7 +190,7 @@ def log_population_ratio(mask_a: np.ndarray, mask_b: np.ndarray, log_weights: np
     if in_a == 0 or in_b == 0:
         raise InputError("One of the two states has no weight, so their free-energy difference is unknown.")
     influence = weights * (masks[0] / in_a - masks[1] / in_b)
-    return Estimate(float(np.log(in_a / in_b)), _delta_error(influence))
+    return Estimate(float(np.log(in_a / in_b)), _delta_error(influence, n_walkers))
 
 
 def resample(log_weights: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -346,8 +354,12 @@ def _generalized_pareto_shape(excess: np.ndarray) -> float:
     return float((n * k + 10 * 0.5) / (n + 10))
 
 
-def _delta_error(influence: np.ndarray) -> float:
-    """Return the standard error of a sum of independent draws' influences, whose mean is zero."""
+def _delta_error(influence: np.ndarray, n_walkers: int = 1) -> float:
+    """Return the standard error of a sum of influences, whose mean is zero: of independent draws, or of chains."""
+    if n_walkers > 1:
+        if len(influence) % n_walkers:
+            raise InputError(f"{len(influence)} draws are not the same number for {n_walkers} walkers.")
+        influence = influence.reshape(-1, n_walkers).sum(0)
     n = len(influence)
     return float(np.sqrt((influence**2).sum() * n / (n - 1))) if n > 1 else np.inf
 

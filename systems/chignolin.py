@@ -86,6 +86,9 @@ def chignolin(
     degrees keeps the backbone there. It has nothing to do for YYDPETGTWY in the default force field, whereas
     GYDPETGTWG, without it, would turn the peptide group after Tyr2 by about 50 degrees.
 
+    Simulations can start from both conformations: ``starts`` has them by name. The one that was not asked for is
+    not minimised in another force field or with other caps; `openmm_bg.simulation.simulate` does so where needed.
+
     Args:
         sequence: "YYDPETGTWY" (CLN025) or "GYDPETGTWG" (the first chignolin).
         caps: The caps in front and at the end, as in `build_peptide`; None for charged termini.
@@ -111,10 +114,10 @@ def chignolin(
         )
     solvent = solvent.lower() if isinstance(solvent, str) else solvent
     shipped = not from_sequence and isinstance(caps, tuple | list) and tuple(caps) == _DEFAULT_CAPS
-    if shipped:
-        topology, positions = _shipped(sequence, conformation)
-    else:
-        topology, positions = _built(sequence, caps, conformation)
+    structures = {
+        name: _shipped(sequence, name) if shipped else _built(sequence, caps, name) for name in CONFORMATIONS
+    }
+    topology, positions = structures[conformation]
     system = implicit_solvent_system(topology, forcefield, solvent)
     if not shipped or (forcefield, solvent) != ("amber99sb", "obc1"):
         restraints = native_torsions(sequence, topology) if conformation == "native" else {}
@@ -126,6 +129,7 @@ def chignolin(
         positions=positions,
         temperature=350.0,
         torsions=backbone_torsions(topology),
+        starts={name: found for name, (_, found) in structures.items()} | {conformation: positions},
     )
 
 

@@ -35,6 +35,8 @@ class MolecularSystem:
             chirality that will be sampled.
         temperature: The temperature of interest [K].
         torsions: Torsions worth plotting: a name and four atom indices each.
+        starts: Further configurations [nm] by name, each with shape=(n_atoms, 3), from which simulations can
+            start. "reference" names `positions` and cannot be among them.
 
     Raises:
         InputError: If the system is not supported, or system, topology and positions disagree.
@@ -46,6 +48,7 @@ class MolecularSystem:
     positions: np.ndarray
     temperature: float = 300.0
     torsions: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Convert units, make the fields read-only and check that they agree."""
@@ -74,6 +77,24 @@ class MolecularSystem:
                     f"The torsion {name!r} needs four different atoms with indices from 0 to "
                     f"{n_particles - 1}, not {tuple(atoms)}."
                 )
+        object.__setattr__(self, "starts", MappingProxyType(self._checked_starts()))
+
+    def _checked_starts(self) -> dict[str, np.ndarray]:
+        starts = {}
+        for name, configuration in self.starts.items():
+            positions = np.array(nanometers(configuration), dtype=np.float64)
+            if name == "reference":
+                raise InputError(
+                    "The start 'reference' is the reference configuration; name others otherwise."
+                )
+            if positions.shape != self.positions.shape or not np.isfinite(positions).all():
+                raise InputError(
+                    f"The start {name!r} needs finite positions with the shape {self.positions.shape}, "
+                    f"and has the shape {positions.shape}."
+                )
+            positions.setflags(write=False)
+            starts[name] = positions
+        return starts
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by building anew: a read-only mapping can do neither."""
@@ -84,6 +105,7 @@ class MolecularSystem:
             self.positions,
             self.temperature,
             dict(self.torsions),
+            dict(self.starts),
         )
         return MolecularSystem, values
 
@@ -114,6 +136,10 @@ class MolecularSystem:
     def with_torsions(self, torsions: Mapping[str, tuple[int, int, int, int]]) -> MolecularSystem:
         """Return the same system with other torsions to plot."""
         return replace(self, torsions=torsions)
+
+    def with_starts(self, starts: Mapping[str, np.ndarray]) -> MolecularSystem:
+        """Return the same system with other configurations [nm] from which simulations can start."""
+        return replace(self, starts=starts)
 
     def system_xml(self) -> str:
         """Return the OpenMM system as XML."""

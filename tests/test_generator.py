@@ -11,7 +11,7 @@ import torch
 from openmm_bg import BoltzmannGenerator, InputError, TorchPotential
 from openmm_bg.errors import ModelFileError, ReliabilityWarning
 from openmm_bg.flows import SplineFlow
-from openmm_bg.generator import model_hash
+from openmm_bg.model_files import model_hash
 from openmm_bg.potentials.base import Potential
 from openmm_bg.transforms import CartesianCoordinates, InternalCoordinates
 from openmm_bg.units import thermal_energy

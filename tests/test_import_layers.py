@@ -11,9 +11,11 @@ LAYERS = {
     **dict.fromkeys(["errors", "units", "files", "tensors", "threads", "statistics", "models", "systems"], 0),
     **dict.fromkeys(["geometry", "histograms", "machine_code", "potentials"], 1),
     **dict.fromkeys(["transforms", "flows"], 2),
-    **dict.fromkeys(["samples", "trajectories", "generator", "training", "annealing", "simulation"], 3),
+    **dict.fromkeys(
+        ["samples", "trajectories", "model_files", "generator", "training", "annealing", "simulation"], 3
+    ),
     **dict.fromkeys(["molecule_check", "molecule_report"], 3),
-    **dict.fromkeys(["mcmc", "exchange"], 4),
+    **dict.fromkeys(["mcmc", "exchange", "coarse_graining"], 4),
     **dict.fromkeys(
         ["analysis", "plotting", "io", "comparison", "reference", "stages", "main_job", "cli"], 5
     ),

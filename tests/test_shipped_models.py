@@ -7,7 +7,7 @@ import pytest
 
 from openmm_bg import BoltzmannGenerator, FlowMove, InputError, systems
 from openmm_bg.comparison import AGREEMENT
-from openmm_bg.generator import check_files, model_hash, read_header
+from openmm_bg.model_files import check_files, model_hash, read_header
 from openmm_bg.models import find_model, shipped_models
 from openmm_bg.reference import load_umbrella_reference
 from openmm_bg.statistics import weighted_mean, z_score

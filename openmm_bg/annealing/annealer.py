@@ -26,7 +26,8 @@ from openmm_bg.annealing.validation import judge
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.flows import PositionFlow
-from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.training.checkpoint import Tensors, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.learner import Learner

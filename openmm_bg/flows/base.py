@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from openmm_bg.errors import InputError
+from openmm_bg.flows.precision import ExactTwin
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.base import Coordinates
 from openmm_bg.units import kelvin
@@ -20,7 +19,7 @@ Ratio = float | torch.Tensor
 """T / T_train: a number, or one for each configuration of a batch."""
 
 
-class Flow(nn.Module, ABC):
+class Flow(ExactTwin, ABC):
     """A distribution of configurations, trained at one temperature and sampled at any.
 
     Coordinates take positions to features, and an invertible network takes the state to latents. The state is the
@@ -57,12 +56,6 @@ class Flow(nn.Module, ABC):
         circular = torch.cat([coordinates.circular.cpu(), torch.zeros(n_momenta, dtype=torch.bool)])
         self.register_buffer("_circular", circular, persistent=False)
         self._settings: dict[str, Any] = {}
-        self._twin: tuple[Any, Self] | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the network."""
-        return next(parameter for parameter in self.parameters()).dtype
 
     @property
     def conditioned(self) -> bool:
@@ -256,26 +249,6 @@ class Flow(nn.Module, ABC):
         if not isinstance(temperature, torch.Tensor):
             temperature = torch.tensor(kelvin(temperature), dtype=torch.float64)
         return (temperature.to(state) / self.temperature).expand(len(state))
-
-    def exact(self) -> Self:
-        """Return the flow in float64: itself, or a twin that is renewed whenever a parameter has changed."""
-        if self.dtype == torch.float64:
-            return self
-        # Sums as well as versions: fused optimisers change parameters without a new version.
-        parameters = list(self.parameters())
-        sums = torch.stack([p.detach().double().sum() for p in parameters]).tolist()
-        version = tuple(p._version for p in parameters), tuple(sums)
-        if self._twin is None or self._twin[0] != version:
-            self._twin = None
-            self._twin = (version, copy.deepcopy(self).double().requires_grad_(False))
-        return self._twin[1]
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_twin": None}
 
 
 class PositionFlow(Flow):

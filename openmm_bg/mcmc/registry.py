@@ -50,7 +50,7 @@ def current_hash(path: str) -> str:
     Raises:
         ModelFileError: If there is none.
     """
-    from openmm_bg.generator import model_hash
+    from openmm_bg.model_files import model_hash
 
     if not Path(path).is_dir():
         raise ModelFileError(

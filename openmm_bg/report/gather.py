@@ -11,7 +11,7 @@ import numpy as np
 
 from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
 from openmm_bg.errors import InputError
-from openmm_bg.generator import check_files, read_header
+from openmm_bg.model_files import check_files, read_header
 from openmm_bg.observables.molecules import molecule_of
 from openmm_bg.plotting import COLOURS
 from openmm_bg.report.commands import exchange_command, sample_command

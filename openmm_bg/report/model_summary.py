@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.generator import check_files, model_hash, read_header
+from openmm_bg.model_files import check_files, model_hash, read_header
 from openmm_bg.models import find_model
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_bg.errors import InputError
-from openmm_bg.generator import model_hash, read_header
+from openmm_bg.model_files import model_hash, read_header
 
 _TABLES = ("wall_seconds", "n_energy_evaluations_by_stage")
 _NUMBERS = ("wall_seconds_total", "n_energy_evaluations")

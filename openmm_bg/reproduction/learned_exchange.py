@@ -12,7 +12,8 @@ import numpy as np
 from openmm_bg.analysis import PHI_POSITIVE, Ramachandran, torsion_angles
 from openmm_bg.errors import InputError
 from openmm_bg.exchange import read_exchange
-from openmm_bg.generator import BoltzmannGenerator, model_hash
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.model_files import model_hash
 from openmm_bg.reproduction.state_of_the_art import TEMPERATURE, many_samples, phi_references, row
 from openmm_bg.statistics import Estimate
 from openmm_bg.training import load_data

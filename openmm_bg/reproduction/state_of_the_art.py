@@ -20,7 +20,8 @@ from openmm_bg.analysis import (
     total_variation_floor,
 )
 from openmm_bg.files import atomic_path
-from openmm_bg.generator import BoltzmannGenerator, model_hash
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.model_files import model_hash
 from openmm_bg.reference import Reference, load_reference, load_umbrella_reference
 from openmm_bg.stages import Stages
 from openmm_bg.statistics import z_score

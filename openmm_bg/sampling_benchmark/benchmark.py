@@ -56,7 +56,8 @@ def run_benchmark(
     Raises:
         InputError: If a method or the model cannot be used, or the directory holds the results of other settings.
     """
-    from openmm_bg.generator import BoltzmannGenerator, model_hash
+    from openmm_bg.generator import BoltzmannGenerator
+    from openmm_bg.model_files import model_hash
     from openmm_bg.systems import load
 
     settings, wanted = settings or BenchmarkSettings(), list(METHODS if methods is None else methods)

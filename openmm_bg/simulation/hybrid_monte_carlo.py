@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from openmm_bg.potentials.base import Potential
-from openmm_bg.simulation.checks import whole_number
+from openmm_bg.simulation.checks import time_step, whole_number
 from openmm_bg.simulation.walkers import ThermalWalkers
 from openmm_bg.units import BOLTZMANN_CONSTANT
 
@@ -68,6 +68,15 @@ class HybridMonteCarlo(ThermalWalkers):
     def acceptance(self) -> torch.Tensor:
         """The fraction of accepted trajectories of each walker with shape=(n_walkers,); NaN before the first."""
         return self.n_accepted / self.n_proposed
+
+    def set_timestep(self, timestep: Any) -> None:
+        """Set the time step [ps]. Do so in a burn-in only: a step that depends on the chain biases it.
+
+        Raises:
+            InputError: If it is not positive and finite.
+        """
+        self._timestep = time_step(timestep)
+        self._kick = self._per_coordinate(self._timestep / self.masses)
 
     def step(self, n_steps: int) -> None:
         """Propose trajectories.

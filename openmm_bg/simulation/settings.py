@@ -12,6 +12,8 @@ from openmm_bg.potentials.torch_potential import MODES
 from openmm_bg.units import kelvin
 
 ENGINES = ("torch", "openmm")
+REFERENCE = "reference"
+"""The name of the reference configuration as a start."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class SimulationSettings:
     Args:
         temperature: Temperature [K].
         n_frames: Frames to keep, of all walkers together.
-        n_walkers: Independent walkers; all start from the reference configuration.
+        n_walkers: Independent walkers.
+        starts: The system's configurations, by name, from which walkers begin in turn: walker w, with all
+            replicas of its ladder, from ``starts[w % len(starts)]``. None: all from the reference configuration,
+            whose name is "reference".
         ladder: Higher temperatures [K], rising: parallel tempering. Each walker becomes a ladder of replicas at
             `temperature` and these, which try to exchange after every interval; the frames kept are those at
             `temperature`. None: no exchange.
@@ -45,6 +50,7 @@ class SimulationSettings:
     temperature: float = 600.0
     n_frames: int = 100_000
     n_walkers: int = 512
+    starts: tuple[str, ...] = ()
     ladder: tuple[float, ...] = ()
     interval: int = 50
     burn_in: int = 10_000
@@ -71,6 +77,7 @@ class SimulationSettings:
         for name in ("n_frames", "n_walkers", "interval"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self._check_starts()
         if self.burn_in < 0:
             raise InputError(f"burn_in must not be negative, and is {self.burn_in}.")
         for name in ("timestep", "friction", "hydrogen_mass"):
@@ -81,6 +88,21 @@ class SimulationSettings:
             raise InputError(f"There is no engine {self.engine!r}; the engines are: {', '.join(ENGINES)}.")
         if self.mode not in MODES:
             raise InputError(f"There is no mode {self.mode!r}; the modes are: {', '.join(MODES)}.")
+
+    def _check_starts(self) -> None:
+        if isinstance(self.starts, str) or not all(isinstance(name, str) for name in self.starts):
+            raise InputError(f"The starts must be a tuple of names, not {self.starts!r}.")
+        if len(set(self.starts)) < len(self.starts):
+            raise InputError(f"A start is named twice: {', '.join(self.starts)}.")
+        if len(self.starts) > self.n_walkers:
+            raise InputError(
+                f"{len(self.starts)} starts need at least as many walkers, not {self.n_walkers}."
+            )
+
+    def walker_starts(self) -> tuple[str, ...]:
+        """Return the name of the start of each walker."""
+        starts = self.starts or (REFERENCE,)
+        return tuple(starts[walker % len(starts)] for walker in range(self.n_walkers))
 
     def replica_temperatures(self) -> np.ndarray:
         """Return the temperature [K] of every replica with shape=((1 + len(ladder)) * n_walkers,)."""

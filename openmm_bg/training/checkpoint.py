@@ -11,7 +11,7 @@ import torch
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.files import atomic_write_bytes
-from openmm_bg.generator import CHECKPOINT
+from openmm_bg.model_files import CHECKPOINT
 
 Tensors = dict[str, torch.Tensor]
 

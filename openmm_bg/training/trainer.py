@@ -17,7 +17,8 @@ from openmm_bg import statistics
 from openmm_bg.errors import InputError
 from openmm_bg.files import provenance
 from openmm_bg.flows import Flow, RealNVP, SplineFlow, TemperatureSteerableFlow
-from openmm_bg.generator import CHECKPOINT, BoltzmannGenerator
+from openmm_bg.generator import BoltzmannGenerator
+from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.training.checkpoint import Tensors, check_output, resume_from, write_checkpoint
 from openmm_bg.training.data import TrainingData
 from openmm_bg.training.learner import Learner

@@ -77,7 +77,7 @@ class ZMatrix:
                 f"Internal coordinates need at least three atoms, and there are {n_atoms}; "
                 "use Cartesian coordinates."
             )
-        neighbours = _neighbours(n_atoms, bonds)
+        neighbours = neighbour_lists(n_atoms, bonds)
         masses = np.ones(n_atoms) if masses is None else np.asarray(masses, dtype=np.float64)
         seed = _seed(neighbours, masses)
         parent, order = _grow(neighbours, seed)
@@ -88,7 +88,16 @@ class ZMatrix:
         return _assemble(neighbours, parent, seed, weight)
 
 
-def _neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
+def neighbour_lists(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
+    """Return the atoms that each atom is bonded to.
+
+    Args:
+        n_atoms: The number of atoms.
+        bonds: Pairs of atom indices with shape=(n_bonds, 2).
+
+    Raises:
+        InputError: If a bond makes no sense, or the molecule is not connected.
+    """
     bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     pairs = {(min(a, b), max(a, b)) for a, b in bonds.tolist()}
     if any(a == b or a < 0 or b >= n_atoms for a, b in pairs):

@@ -8,7 +8,7 @@ import sys
 
 from cli_helpers import TRAIN
 
-from openmm_bg.generator import model_hash
+from openmm_bg.model_files import model_hash
 
 
 def test_report_of_a_working_directory(run, model, data, tmp_path):

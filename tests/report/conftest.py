@@ -10,7 +10,7 @@ import pytest
 from run_pieces import RUN_COMMAND, make_model, make_samples, make_simulation
 
 from openmm_bg.files import provenance
-from openmm_bg.generator import model_hash
+from openmm_bg.model_files import model_hash
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from openmm_bg import systems
 from openmm_bg.errors import InputError
-from openmm_bg.generator import read_header
+from openmm_bg.model_files import read_header
 from openmm_bg.report import write_report
 from openmm_bg.report.gather import gather
 from openmm_bg.report.search import distinct

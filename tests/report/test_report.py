@@ -285,7 +285,8 @@ def test_different_molecules_and_wrong_names_are_refused(run, tmp_path):
 
 def test_model_summary(run, tmp_path):
     facts = {fact.name: fact for group in summarize_model(run.model).values() for fact in group}
-    from openmm_bg.generator import BoltzmannGenerator, model_hash
+    from openmm_bg.generator import BoltzmannGenerator
+    from openmm_bg.model_files import model_hash
 
     generator = BoltzmannGenerator.load(run.model)
     assert facts["parameters"].value == f"{sum(p.numel() for p in generator.flow.parameters()):,}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openmm_bg.errors import InputError
-from openmm_bg.generator import model_hash
+from openmm_bg.model_files import model_hash
 from openmm_bg.reference import load_reference
 from openmm_bg.reproduction import learned_exchange, state_of_the_art
 from openmm_bg.reproduction.learned_exchange import free_energy_difference

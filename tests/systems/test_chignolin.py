@@ -149,6 +149,19 @@ def test_default(molecules):
     assert methods == {openmm.NonbondedForce.NoCutoff}
 
 
+def test_starts_are_both_conformations(molecules):
+    for conformation in ("native", "extended"):
+        starts = molecules[CLN025, conformation].starts
+        assert list(starts) == ["native", "extended"]
+        for name, positions in starts.items():
+            np.testing.assert_array_equal(positions, molecules[CLN025, name].positions)
+    # Otherwise only the one that was asked for is minimised.
+    other = chignolin(forcefield="amber96", conformation="extended")
+    np.testing.assert_array_equal(other.starts["extended"], other.positions)
+    assert not np.array_equal(other.positions, molecules[CLN025, "extended"].positions)
+    np.testing.assert_array_equal(other.starts["native"], molecules[CLN025, "native"].positions)
+
+
 def born_energy(molecule, alpha, beta, gamma):
     """Return the energy [kJ/mol] of Onufriev, Bashford and Case (2004), their equations 2 to 8, with ACE."""
     radii, screens, charges = [], [], []

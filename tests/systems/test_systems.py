@@ -248,6 +248,21 @@ def test_from_files_compares_system_and_topology(alanine, pdb_file, tmp_path):
         MolecularSystem.from_files(xml, pdb_file)
 
 
+def test_starts(alanine):
+    far = alanine.positions * 1.1
+    other = alanine.with_starts({"far": far * 10.0 * unit.angstrom})
+    assert dict(alanine.starts) == {}
+    for copied in (other, copy.deepcopy(other), other.with_torsions({}), pickle.loads(pickle.dumps(other))):
+        assert list(copied.starts) == ["far"]
+        np.testing.assert_allclose(copied.starts["far"], far, atol=1e-14)
+        assert not copied.starts["far"].flags.writeable
+    with pytest.raises(InputError, match="'reference' is the reference configuration"):
+        alanine.with_starts({"reference": far})
+    for bad in (far[:-1], np.full_like(far, np.nan)):
+        with pytest.raises(InputError, match=r"start 'bad' needs finite positions with the shape \(22, 3\)"):
+            alanine.with_starts({"bad": bad})
+
+
 def test_other_torsions(alanine):
     other = alanine.with_torsions({"omega": (1, 4, 6, 8)})
     assert dict(other.torsions) == {"omega": (1, 4, 6, 8)}

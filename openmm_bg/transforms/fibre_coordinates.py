@@ -1,0 +1,203 @@
+"""Coordinates of the atoms of a molecule whose coarse-grained configuration is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmm_bg.errors import InputError
+from openmm_bg.tensors import positions_tensor
+from openmm_bg.transforms.fibre_matrix import FibreMatrix
+from openmm_bg.transforms.handedness import has_handedness, spanned_volumes
+from openmm_bg.transforms.placement import Placement
+from openmm_bg.transforms.standardised import StandardisedCoordinates
+
+
+class FibreCoordinates(StandardisedCoordinates):
+    r"""Bonds, angles and torsions of what a linear coarse-grained map z = P x leaves free, standardised by data.
+
+    Each bead has an anchor atom. All other atoms are placed from the beads; the anchors then solve
+
+    .. math:: P_A x_A = z - P_O x_O
+
+    where A are the anchors and O the other atoms. In the coordinates (r^3/3, -cos theta, phi) the volume element
+    of the other atoms is one, and dx = dz dx_O / \|det P_A\|^3. So the density of beads, times the density of these
+    features, times the exponential of `forward`'s log-determinant is a density of all positions, modulo place and
+    orientation of the molecule. If beads are atoms, P_A is the identity, and so is that factor.
+
+    Features are ordered: bonds, angles, torsions, n_atoms - n_beads of each.
+
+    *Domain.* As of `InternalCoordinates`: impossible bonds and angles and another handedness are outside.
+
+    Args:
+        matrix: Which points define each atom.
+        weights: The map's weights P with shape=(n_beads, n_atoms).
+        handedness: That of each of the matrix's ``centres``, 1 or -1, with shape=(n_centres,); 0 admits both, as
+            for all if not given.
+
+    Raises:
+        InputError: If the anchors do not follow from the beads.
+    """
+
+    def __init__(self, matrix: FibreMatrix, weights: Any, handedness: np.ndarray | None = None) -> None:
+        n = len(matrix.atoms)
+        super().__init__(n, n, n)
+        self.matrix = matrix
+        self.n_atoms = matrix.n_atoms
+        weights = torch.as_tensor(weights, dtype=torch.float64)
+        if weights.shape != (len(matrix.anchors), self.n_atoms):
+            raise InputError(
+                f"The weights of a map with {len(matrix.anchors)} beads and {self.n_atoms} atoms do not have the "
+                f"shape {tuple(weights.shape)}."
+            )
+        point_of = np.empty(self.n_atoms, dtype=np.int64)
+        point_of[np.concatenate([matrix.anchors, matrix.atoms])] = np.arange(self.n_atoms)
+        references = (point_of[column] for column in (matrix.bond, matrix.angle, matrix.torsion))
+        self.placement = Placement(len(matrix.anchors), *references, matrix.leader)
+        self.register_buffer("_point_of", torch.as_tensor(point_of), persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        if handedness is None:
+            handedness = np.zeros(len(matrix.centres))
+        self.register_buffer("handedness", torch.as_tensor(np.asarray(handedness), dtype=torch.float64))
+        self._check_anchors()
+
+    def _check_anchors(self) -> None:
+        own = self.weights[:, self.matrix.anchors]
+        if not torch.isfinite(own).all() or torch.linalg.cond(own) > 1e6:
+            raise InputError(
+                "The positions of the anchor atoms do not follow from those of the beads; give each bead an anchor "
+                "that has a large weight in it, and none in the others."
+            )
+
+    @classmethod
+    def from_reference(
+        cls,
+        positions: Any,
+        bonds: np.ndarray,
+        weights: Any,
+        anchors: np.ndarray,
+        masses: np.ndarray | None = None,
+    ) -> FibreCoordinates:
+        """Derive the coordinates of a molecule from its bonds.
+
+        Args:
+            positions: The reference configuration [nm] with shape=(n_atoms, 3); it sets the chirality.
+            bonds: Pairs of atom indices with shape=(n_bonds, 2).
+            weights: The map's weights with shape=(n_beads, n_atoms).
+            anchors: The anchor atom of each bead with shape=(n_beads,).
+            masses: Masses [Da] with shape=(n_atoms,).
+
+        Raises:
+            InputError: As of `FibreMatrix.from_bonds`, if the anchors do not follow from the beads, or if the
+                arguments are not of one molecule.
+        """
+        positions = positions_tensor(positions)
+        weights = torch.as_tensor(weights, dtype=torch.float64)
+        anchors = np.asarray(anchors, dtype=np.int64)
+        n_atoms = weights.shape[-1]
+        if positions.shape != (n_atoms, 3) or weights.shape != (len(anchors), n_atoms):
+            raise InputError(
+                f"Weights with the shape {tuple(weights.shape)} and {len(anchors)} anchors do not fit a reference "
+                f"configuration with the shape {tuple(positions.shape)}; both must be of the same atoms."
+            )
+        if not torch.isfinite(positions).all():
+            raise InputError("The reference configuration has positions that are not finite.")
+        if len(anchors) and (anchors.min() < 0 or anchors.max() >= n_atoms):
+            raise InputError(f"The anchors must be atoms from 0 to {n_atoms - 1}, not {anchors.tolist()}.")
+        points = positions.clone()
+        points[anchors] = weights @ positions
+        matrix = FibreMatrix.from_bonds(points.numpy(), bonds, anchors, masses)
+        signs = torch.sign(spanned_volumes(positions[None], matrix.centres))[0]
+        return cls(matrix, weights, signs.numpy())
+
+    def fit(self, positions: Any, *, circular: bool = True) -> FibreCoordinates:
+        """Learn centres, scales and which torsions are circular from configurations.
+
+        Args:
+            positions: Configurations [nm] with shape=(n_frames, n_atoms, 3).
+            circular: As of `InternalCoordinates.fit`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: If there are fewer than two, or one is not finite, of another molecule, or has another
+                chirality than the reference.
+        """
+        positions = positions_tensor(positions)
+        if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3) or len(positions) < 2:
+            raise InputError(
+                f"Fitting needs at least two configurations of {self.n_atoms} atoms; "
+                f"the positions have the shape {tuple(positions.shape)}."
+            )
+        raw = self._raw(positions)
+        if wrong := int((~self._in_class(raw, positions)).sum()):
+            raise InputError(
+                f"{wrong} of {len(raw)} configurations are not finite, or have another chirality or hydrogen "
+                "labelling than the reference; give a reference of the same molecule, or remove them."
+            )
+        self.fit_raw(raw, circular=circular)
+        return self
+
+    def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map positions (batch, n_atoms, 3) [nm] to features; log-determinant -inf outside the domain."""
+        raw = self._raw(inputs)
+        logabsdet = self.log_jacobian().to(raw) - self.log_scale.to(raw)
+        return self.features_of(raw), torch.where(self._in_class(raw, inputs), logabsdet, -torch.inf)
+
+    def inverse(
+        self, inputs: torch.Tensor, context: Any = None, *, frame: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features to positions (batch, n_atoms, 3) [nm].
+
+        Args:
+            inputs: Features with shape=(batch, n_features).
+            context: The beads' positions [nm] with shape=(batch, n_beads, 3).
+            frame: Not used: the beads have a place and an orientation.
+        """
+        bonds, angles, torsions, valid = self.raw_of(inputs)
+        beads = context.to(inputs)
+        points = self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
+        anchors = self._anchors(beads, points[:, len(self.matrix.anchors) :])
+        positions = torch.cat([anchors, points[:, len(self.matrix.anchors) :]], dim=1)[:, self._point_of]
+        valid = valid & has_handedness(positions, self.matrix.centres, self.handedness)
+        positions = torch.where(valid[:, None, None], positions, torch.nan)
+        logabsdet = self.log_scale.to(inputs) - self.log_jacobian().to(inputs)
+        return positions, logabsdet.expand(len(inputs))
+
+    def log_jacobian(self) -> torch.Tensor:
+        """Return 3 log |det P_A|."""
+        return 3.0 * torch.linalg.slogdet(self.weights[:, self.matrix.anchors]).logabsdet
+
+    def config(self) -> dict[str, Any]:
+        """Return what is needed to rebuild the transform, as JSON; its buffers are saved apart."""
+        columns = ("anchors", "atoms", "bond", "angle", "torsion", "leader", "centres")
+        return {
+            "kind": "FibreCoordinates",
+            "matrix": {column: getattr(self.matrix, column).tolist() for column in columns},
+            "weights": self.weights.tolist(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FibreCoordinates:
+        """Rebuild the transform; its buffers are to be loaded afterwards."""
+        columns = {name: np.array(column, dtype=np.int64) for name, column in config["matrix"].items()}
+        columns["centres"] = columns["centres"].reshape(-1, 4)  # there may be none
+        return cls(FibreMatrix(**columns), config["weights"])
+
+    def _in_class(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return torch.isfinite(raw).all(1) & has_handedness(positions, self.matrix.centres, self.handedness)
+
+    def _raw(self, x: torch.Tensor) -> torch.Tensor:
+        beads = torch.einsum("ba,nax->nbx", self.weights.to(x), x)
+        points = torch.cat([beads, x[:, self.matrix.atoms]], dim=1)
+        return torch.cat(self.placement.measure(points), dim=1)
+
+    def _anchors(self, beads: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the anchors' positions with shape=(batch, n_beads, 3)."""
+        weights = self.weights.to(beads)
+        rest = torch.einsum("ba,nax->nbx", weights[:, self.matrix.atoms], others)
+        inverse = torch.linalg.inv(self.weights[:, self.matrix.anchors]).to(beads)
+        return torch.einsum("bc,ncx->nbx", inverse, beads - rest)
