@@ -18,7 +18,7 @@ from torch.nn import functional
 
 _N_RADIAL = 8
 _N_VECTORS = 8
-_N_SMOOTHINGS = 3
+_N_SMOOTHINGS = 6
 
 
 class EquivariantNetwork(nn.Module):
@@ -115,7 +115,8 @@ class AssignmentNetwork(nn.Module):
     """The network whose softmax says to which bead an atom belongs.
 
     Args:
-        kinds: The kind of each atom, from 0, with shape=(n_atoms,): its element, as in the source.
+        kinds: The kind of each atom, from 0, with shape=(n_atoms,): its element, as in the source, or
+            all different.
         n_beads: Beads.
         bonds: Pairs of atoms with shape=(n_bonds, 2).
         width: As of `EquivariantNetwork`.
@@ -141,10 +142,8 @@ class AssignmentNetwork(nn.Module):
         walk = np.zeros((len(kinds), len(kinds)))
         walk[bonds[:, 0], bonds[:, 1]] = walk[bonds[:, 1], bonds[:, 0]] = 1.0
         walk = 0.5 * (np.eye(len(kinds)) + walk / walk.sum(1, keepdims=True).clip(min=1.0))
-        walk = np.linalg.matrix_power(walk, _N_SMOOTHINGS)
-        self.register_buffer(
-            "_smoothing", torch.as_tensor(walk / walk.sum(1, keepdims=True)), persistent=False
-        )
+        walk = np.linalg.matrix_power(walk / walk.sum(1, keepdims=True), _N_SMOOTHINGS)
+        self.register_buffer("_smoothing", torch.as_tensor(walk), persistent=False)
 
     def logits(self, positions: torch.Tensor) -> torch.Tensor:
         """Return the network's scalars of each atom, averaged over configurations, with shape=(n_atoms, n_beads).
@@ -158,8 +157,8 @@ class AssignmentNetwork(nn.Module):
         """Return the assignment with shape=(n_atoms, n_beads), whose rows sum to one.
 
         Logits are averaged along bonds a few times, and standardised: over the atoms, those of each bead have
-        the mean zero and the variance one. So it is the temperature that decides how decided the assignment
-        is, and no bead starts without atoms.
+        the mean zero and the variance one. So the temperature says how decided the assignment is, hydrogens
+        stay with their heavy atoms, and no bead starts without atoms. (The source takes them as they are.)
 
         Args:
             logits: The logits of `logits`, also their mean over several calls.

@@ -48,8 +48,8 @@ def link_loss(assignment: torch.Tensor, bonds: torch.Tensor, bond_counts: torch.
     .. math:: L_{link} = \frac{1}{N} \sum_{ij} D_{ij} (A A^T)_{ij} + \sum_{(i, j) \in bonds} (1 - (A A^T)_{ij})
 
     In a molecule without rings a decided assignment to n beads cuts n - 1 bonds or more, and just as many
-    when every bead is connected. The source has :math:`\| D \circ P P^T \|_F` instead, with distances through
-    space, over all the configurations of a batch. With rows that sum to one, the norm's square would pay for
+    when every bead is connected. The source has :math:`\| D \circ A A^T \|_F` instead, with distances through
+    space, over all the configurations of a batch. With rows that sum to one such squares would pay for
     undecided atoms, and atoms that merely touch would become one bead.
 
     Args:

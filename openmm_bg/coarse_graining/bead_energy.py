@@ -27,7 +27,8 @@ class BeadEnergy(ExactTwin):
 
     .. math:: \tfrac12 \sum_{stiff} s_k^2 + \sum_{other} (\sigma_k / d_k)^{12} + 2 \sum_k e_k^2
 
-    with standardised invariants s and what they exceed the range by, e. A network of all invariants is added to it.
+    with standardised invariants s, and e, by how much more than one deviation they are outside of the range. A
+    network of all invariants is added to it.
     Distances and signed volumes of so few beads say everything of a configuration, so that forces are equivariant
     without messages between beads.
 
@@ -87,10 +88,11 @@ class BeadEnergy(ExactTwin):
         smallest = self.invariants.raw(beads.double())[:, :n].min(0).values
         self.stiff = stiff.double()
         self.size = torch.where(stiff, 0.0, smallest)
+        self._twin = None  # it has the prior from before
         return self
 
     def forward(self, beads: torch.Tensor) -> torch.Tensor:
-        """Return reduced energies with shape=(batch,), in the precision of the network.
+        """Return reduced energies with shape=(batch,), in the higher precision of the beads and the network.
 
         Args:
             beads: Bead configurations [nm] with shape=(batch, n_beads, 3).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,11 @@ class BeadSampler:
         seed: Seed of the random numbers.
 
     Attributes:
-        acceptance: The fraction of trajectories that were accepted since the burn-in, at the lowest temperature.
+        acceptance: The fraction of trajectories that were accepted since the burn-in, at the lowest temperature;
+            NaN before the first.
+
+    Raises:
+        InputError: If there is no configuration to begin with, or one has no finite energy or another shape.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class BeadSampler:
         self.settings = own = settings or BeadSamplingSettings()
         generator = torch.Generator().manual_seed(seed)
         n = own.n_walkers * own.n_rungs
+        if not len(start):
+            raise InputError("There is no bead configuration to begin with.")
         chosen = torch.randint(len(start), (n,), generator=generator)
         temperatures = torch.repeat_interleave(
             energy.temperature * own.ratio ** torch.arange(own.n_rungs, dtype=torch.float64), own.n_walkers
@@ -94,13 +101,20 @@ class BeadSampler:
             ParallelTempering(self._walkers, n_ladders=own.n_walkers) if many else self._walkers
         )
         self._burned_in = False
+        self._before = self._counts()
 
     @property
     def acceptance(self) -> float:
         """The fraction of trajectories at the lowest temperature that were accepted since the burn-in."""
+        if not self._burned_in:
+            return math.nan
+        proposed, accepted = self._counts() - self._before
+        return float(accepted / proposed)
+
+    def _counts(self) -> torch.Tensor:
+        """Return how many trajectories were proposed and accepted at the lowest temperature."""
         n = self.settings.n_walkers
-        proposed = self._walkers.n_proposed[:n] - self._before[0]
-        return float((self._walkers.n_accepted[:n] - self._before[1]).sum() / proposed.sum().clamp_min(1))
+        return torch.stack([self._walkers.n_proposed[:n].sum(), self._walkers.n_accepted[:n].sum()])
 
     def burn_in(self) -> None:
         """Reach the distribution, and tune the time step; nothing at a second call."""
@@ -114,15 +128,15 @@ class BeadSampler:
             low, high = _ACCEPTANCE
             if not low <= accepted <= high:
                 walkers.set_timestep(walkers.timestep * (1.1 if accepted > high else 0.8))
-        n = self.settings.n_walkers
-        self._before = walkers.n_proposed[:n].clone(), walkers.n_accepted[:n].clone()
+        self._before = self._counts()
         self._burned_in = True
 
     def frame(self) -> torch.Tensor:
         """Return the next configuration of each walker [nm] with shape=(n_walkers, n_beads, 3), float64."""
         self.burn_in()
         self._advance(self.settings.interval)
-        return self._walkers.positions[: self.settings.n_walkers].double()
+        # A copy: the walkers move on in place.
+        return self._walkers.positions[: self.settings.n_walkers].to(torch.float64, copy=True)
 
     def _advance(self, n_trajectories: int) -> None:
         for _ in range(n_trajectories):

@@ -22,10 +22,15 @@ class BeadInvariants(nn.Module):
 
     Attributes:
         n_invariants: Their number, n (n - 1) / 2 distances and n - 3 volumes.
+
+    Raises:
+        InputError: If there are fewer than three beads.
     """
 
     def __init__(self, n_beads: int) -> None:
         super().__init__()
+        if n_beads < 3:
+            raise InputError(f"Bead configurations need at least three beads, not {n_beads}.")
         pairs = torch.tensor(list(combinations(range(n_beads), 2)))
         self.n_beads, self.n_distances = n_beads, len(pairs)
         self.n_invariants = len(pairs) + n_beads - 3
@@ -57,11 +62,16 @@ class BeadInvariants(nn.Module):
         return (self.raw(beads) - self.mean.to(beads)) / self.deviation.to(beads)
 
     def fit(self, beads: torch.Tensor) -> BeadInvariants:
-        """Learn means, deviations and ranges from bead configurations.
+        """Learn means, deviations and ranges from bead configurations with shape=(batch, n_beads, 3).
 
         Raises:
-            InputError: If there are fewer than two, or one is not finite.
+            InputError: If there are fewer than two, or one is not finite or has another number of beads.
         """
+        if beads.shape[1:] != (self.n_beads, 3):
+            raise InputError(
+                f"Configurations of {self.n_beads} beads must have the shape (batch, {self.n_beads}, 3), "
+                f"not {tuple(beads.shape)}."
+            )
         if len(beads) < 2 or not torch.isfinite(beads).all():
             raise InputError("At least two bead configurations are needed, and all must be finite.")
         raw = self.raw(beads.double())

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from openmm_bg.coarse_graining import assignment_losses as losses
 from openmm_bg.coarse_graining.assignment import AssignmentNetwork, Decoder
@@ -29,7 +31,9 @@ BeadForces = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class MapSettings:
-    """Settings of a learned map. The weights of the losses are those of the source, in its units.
+    """Settings of a learned map.
+
+    The weights of the losses are those of the source, with lengths in Angstrom and forces in kcal/mol/Angstrom.
 
     Args:
         n_beads: Beads.
@@ -37,17 +41,18 @@ class MapSettings:
         batch_size: Configurations in a step.
         learning_rate: Adam's step size at the start; it falls along a cosine to a hundredth.
         decoder_rate: That of the decoder's constant matrix.
-        link_weight: The weight of L_link [1/Angstrom].
+        link_weight: The weight of L_link.
         entropy_weight: That of L_ent.
         assignment_weight: That of L_assign.
         force_weight: That of L_mf [(kcal/mol/Angstrom)^-2]; 0 leaves it out.
         force_entropy: Forces count once the mean entropy of the assignment's rows is below this: beads that have
             all atoms in common have no forces. The source waits for this, too.
-        temperature: The temperature of the softmax at the end, to which it falls from 1. The source has 1
-            throughout.
+        temperature: The temperature of the softmax at the end, to which it falls from 1. The source keeps 1.
         width: Channels of the networks.
         n_layers: Layers of the assignment's network.
         cutoff: Atoms farther apart than this [nm] do not see each other.
+        by_atom: Whether every atom is of a kind of its own. Otherwise its kind is its element, as in the source;
+            then parts of a large molecule that look alike, as two residues of a kind, go into one bead.
         seed_atoms: The atoms that the decoder makes of the beads; all heavy ones if not given.
         seed: Seed of the networks and of the order of the configurations.
 
@@ -69,6 +74,7 @@ class MapSettings:
     width: int = 32
     n_layers: int = 2
     cutoff: float = 0.5
+    by_atom: bool = False
     seed_atoms: tuple[int, ...] | None = None
     seed: int = 0
 
@@ -96,10 +102,15 @@ class MapSettings:
 class LearnedMap:
     """A learned map, which is constant: no configuration changes it any more.
 
+    In the record ``"pieces"`` says into how many pieces the atoms of each bead fall along bonds. All should be one;
+    if not, learn with another seed, for longer, or with a larger weight of L_link.
+
     Attributes:
         map: The map, of centres of mass.
         assignment: How much of each atom belongs to each bead, with shape=(n_atoms, n_beads).
         decoder: From beads [nm] with shape=(batch, n_beads, 3) to the seed atoms around their centre.
+        by_atom: Whether every atom is of a kind of its own. Otherwise its kind is its element, as in the source;
+            then parts of a large molecule that look alike, as two residues of a kind, go into one bead.
         seed_atoms: The atoms that the decoder makes.
         network: The network of the assignment.
         history: The mean losses in each twentieth of the run, and what is left at its end.
@@ -144,7 +155,7 @@ def learn_map(
         settings: The settings.
         bead_forces: The forces [kJ/mol/nm] of a coarse-grained potential, with shape=(batch, n_beads, 3), at
             beads [nm] with this shape: L_mf is the distance from these. Without, it is the mean square force.
-        start: What to go on from, at the last temperature of the softmax.
+        start: What to go on from, at the last temperature of the softmax; a smaller step size is in place then.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -192,7 +203,7 @@ class _Data:
         bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
         if len(bonds) and (bonds.min() < 0 or bonds.max() >= n_atoms):
             raise InputError(f"A bond names an atom that is not there; the atoms are 0 to {n_atoms - 1}.")
-        kinds = np.unique(masses.round(1), return_inverse=True)[1]
+        kinds = np.arange(n_atoms) if settings.by_atom else np.unique(masses.round(1), return_inverse=True)[1]
         chosen = settings.seed_atoms
         seed_atoms = np.flatnonzero(masses > _HEAVY) if chosen is None else np.asarray(chosen, dtype=np.int64)
         if settings.n_beads > len(seed_atoms):
@@ -200,11 +211,7 @@ class _Data:
                 f"There are more beads ({settings.n_beads}) than seed atoms ({len(seed_atoms)}), of which each "
                 "needs one; choose fewer beads or name seed_atoms."
             )
-        if (
-            seed_atoms.min() < 0
-            or seed_atoms.max() >= n_atoms
-            or len(np.unique(seed_atoms)) < len(seed_atoms)
-        ):
+        if not np.isin(seed_atoms, np.arange(n_atoms)).all() or len(set(seed_atoms)) < len(seed_atoms):
             raise InputError(f"seed_atoms must be different atoms from 0 to {n_atoms - 1}.")
         return cls(positions, forces, bonds, masses, kinds, seed_atoms)
 
@@ -289,11 +296,19 @@ class _Learner:
             "assignment": losses.assignment_loss(assignment[self._data.seed_atoms]),
         }
         if settings.force_weight > 0 and float(found["entropy"].detach()) < settings.force_entropy:
-            target = None
-            if self._bead_forces is not None:
-                target = KCAL * torch.as_tensor(self._bead_forces(beads.detach())).detach().to(beads)
-            found["force"] = losses.force_loss(weights, KCAL * self._data.forces[chosen], target)
+            found["force"] = losses.force_loss(weights, KCAL * self._data.forces[chosen], self._target(beads))
         return found
+
+    def _target(self, beads: torch.Tensor) -> torch.Tensor | None:
+        """Return the forces of the coarse-grained potential in the unit of the source, if there is one."""
+        if self._bead_forces is None:
+            return None
+        found = torch.as_tensor(self._bead_forces(beads.detach())).detach().to(beads)
+        if found.shape != beads.shape:
+            raise InputError(
+                f"bead_forces must return the shape of its beads, {tuple(beads.shape)}, not {tuple(found.shape)}."
+            )
+        return KCAL * found
 
     def _log(self) -> None:
         """Add the means since the last time to the history."""
@@ -324,6 +339,15 @@ class _Learner:
                 "seed_atoms": data.seed_atoms.tolist(),
                 "alternating": self._bead_forces is not None,
                 "assignment": assignment.tolist(),
-                "losses": self.history[-1],
+                "pieces": _pieces(assignment.argmax(1), settings.n_beads, data.bonds),
+                "losses": {name: x for name, x in self.history[-1].items() if math.isfinite(x)},
             },
         )
+
+
+def _pieces(beads: np.ndarray, n_beads: int, bonds: np.ndarray) -> list[int]:
+    """Return into how many pieces the atoms of each bead fall along bonds."""
+    kept = bonds[beads[bonds[:, 0]] == beads[bonds[:, 1]]]
+    graph = coo_array((np.ones(len(kept)), kept.T), shape=(len(beads), len(beads)))
+    pieces = connected_components(graph, directed=False)[1]
+    return [len(np.unique(pieces[beads == bead])) for bead in range(n_beads)]

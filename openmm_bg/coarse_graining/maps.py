@@ -26,10 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from openmm_bg.errors import InputError
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms import Coordinates, FibreCoordinates
+
+_LARGE = 0.5  # of the largest weight: enough for an anchor
 
 
 class CoarseGrainedMap(ABC):
@@ -114,13 +117,15 @@ class LinearMap(CoarseGrainedMap):
     Args:
         weights: The weights P with shape=(n_beads, n_atoms); each bead's sum to one.
         anchors: The atom of each bead whose position follows from those of the beads and the other atoms, with
-            shape=(n_beads,).
+            shape=(n_beads,). If not given, `coordinates` chooses the atom that is nearest to its bead in the
+            reference, among those that have at least half of the largest weight. The closest pairs come first, and
+            no atom is the anchor of two beads; if that leaves a bead without one, the sum of all distances counts.
 
     Raises:
         InputError: If the weights are no averages, there are more beads than atoms, or an anchor has no weight.
     """
 
-    def __init__(self, weights: Any, anchors: Any) -> None:
+    def __init__(self, weights: Any, anchors: Any = None) -> None:
         self.weights = torch.as_tensor(_numbers(weights).copy())
         if self.weights.ndim != 2:
             raise InputError(
@@ -130,7 +135,9 @@ class LinearMap(CoarseGrainedMap):
         _check_size(self.n_beads, self.n_atoms)
         if not torch.isfinite(self.weights).all() or (self.weights.sum(1) - 1.0).abs().max() > 1e-9:
             raise InputError("The weights of each bead must be finite and sum to one.")
-        self.anchors = _indices(anchors)
+        self.anchors = None if anchors is None else _indices(anchors)
+        if self.anchors is None:
+            return
         _check_atoms(self.anchors, self.n_atoms, self.n_beads)
         for bead, atom in enumerate(self.anchors.tolist()):
             if self.weights[bead, atom] == 0:
@@ -146,11 +153,44 @@ class LinearMap(CoarseGrainedMap):
 
     def coordinates(self, positions: Any, bonds: Any, masses: Any = None) -> FibreCoordinates:
         """Return coordinates of the other atoms, whose fibre is the beads' own."""
-        return FibreCoordinates.from_reference(positions, bonds, self.weights, self.anchors, masses)
+        reference = positions_tensor(positions)
+        anchors = self.anchors
+        if anchors is None:
+            anchors = self._nearest(self.beads(reference[None])[0], reference)
+        return FibreCoordinates.from_reference(reference, bonds, self.weights, anchors, masses)
+
+    def _nearest(self, beads: torch.Tensor, positions: torch.Tensor) -> np.ndarray:
+        """Choose an anchor of each bead, the closest pairs first; no atom is that of two beads."""
+        distances = (beads[:, None] - positions).norm(dim=2)
+        if not torch.isfinite(distances).all():
+            raise InputError("The reference configuration has positions that are not finite.")
+        large = self.weights >= _LARGE * self.weights.max(1, keepdim=True).values
+        left = torch.where(large, distances, torch.inf).numpy()
+        anchors = np.full(self.n_beads, -1)
+        while np.isfinite(left).any():
+            bead, atom = np.unravel_index(left.argmin(), left.shape)
+            anchors[bead] = atom
+            left[bead], left[:, atom] = np.inf, np.inf
+        if (anchors >= 0).all():
+            return anchors
+        # Others took the last large atom of a bead: as few small ones as can be, and the smallest sum of distances.
+        far = 1.0 + self.n_beads * distances.max()
+        costs = torch.where(self.weights > 0, torch.where(large, distances, distances + far), torch.inf)
+        try:
+            return linear_sum_assignment(costs.numpy())[1]
+        except ValueError as error:
+            raise InputError(
+                "The beads have too few atoms for an anchor each: some are averages of the same few atoms. "
+                "Choose other beads."
+            ) from error
 
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the map, as JSON."""
-        return {"kind": "LinearMap", "weights": self.weights.tolist(), "anchors": self.anchors.tolist()}
+        return {
+            "kind": "LinearMap",
+            "weights": self.weights.tolist(),
+            "anchors": None if self.anchors is None else self.anchors.tolist(),
+        }
 
 
 def selection_map(n_atoms: int, atoms: Sequence[int]) -> LinearMap:
@@ -172,8 +212,6 @@ def selection_map(n_atoms: int, atoms: Sequence[int]) -> LinearMap:
 def centroid_map(n_atoms: int, groups: Sequence[Sequence[int]], masses: Any = None) -> LinearMap:
     """Return the map whose beads are the centres of groups of atoms.
 
-    The anchor of a bead is its heaviest atom, of equal ones the first: give masses, or name heavy atoms.
-
     Args:
         n_atoms: The number of atoms of the molecule.
         groups: The atoms of each bead; an atom is in one group at most.
@@ -191,14 +229,13 @@ def centroid_map(n_atoms: int, groups: Sequence[Sequence[int]], masses: Any = No
     weights = np.zeros((len(groups), n_atoms))
     for row, group in zip(weights, groups, strict=True):
         row[list(group)] = masses[list(group)] / masses[list(group)].sum()
-    return LinearMap(weights, [max(group, key=lambda atom: (masses[atom], -atom)) for group in groups])
+    return LinearMap(weights)
 
 
 def assignment_map(assignment: Any, masses: Any = None) -> LinearMap:
     """Return the map of a soft assignment of atoms to beads.
 
-    A bead is the average of all atoms, each as much as it is assigned to the bead. Anchors are chosen greedily:
-    always the pair of a bead and an atom with the largest weight that is left.
+    A bead is the average of all atoms, each as much as it is assigned to the bead.
 
     Args:
         assignment: How much of each atom belongs to each bead, with shape=(n_atoms, n_beads); rows sum to one.
@@ -216,13 +253,7 @@ def assignment_map(assignment: Any, masses: Any = None) -> LinearMap:
         raise InputError(
             f"Bead {int(parts.sum(1).argmin())} has no atoms: the assignment does not cover its beads."
         )
-    weights = parts / parts.sum(1, keepdims=True)
-    left, anchors = weights.copy(), np.empty(len(weights), dtype=np.int64)
-    for _ in range(len(weights)):
-        bead, atom = np.unravel_index(left.argmax(), left.shape)
-        anchors[bead] = atom
-        left[bead], left[:, atom] = -1.0, -1.0
-    return LinearMap(weights, anchors)
+    return LinearMap(parts / parts.sum(1, keepdims=True))
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms import Coordinates, InternalCoordinates, ZMatrix
 from openmm_bg.transforms.standardised import wrap
@@ -100,3 +100,18 @@ class NoisyMap(CoarseGrainedMap):
 
 def _normal(offset: torch.Tensor, width: float) -> torch.Tensor:
     return -0.5 * (offset / width).square() - math.log(width * math.sqrt(2.0 * math.pi))
+
+
+def map_from_config(config: dict[str, Any]) -> CoarseGrainedMap:
+    """Rebuild a map from what its ``config`` returned.
+
+    Raises:
+        ModelFileError: If it is of a kind that this version does not know.
+    """
+    own = dict(config)
+    kind = own.pop("kind", None)
+    if kind == "LinearMap":
+        return LinearMap(own["weights"], own["anchors"])
+    if kind == "NoisyMap":
+        return NoisyMap(map_from_config(own.pop("centre")), **own)
+    raise ModelFileError(f"The model has a map of the kind {kind!r}, which this version does not know.")

@@ -163,6 +163,7 @@ class FibreCoordinates(StandardisedCoordinates):
         anchors = self._anchors(beads, points[:, len(self.matrix.anchors) :])
         positions = torch.cat([anchors, points[:, len(self.matrix.anchors) :]], dim=1)[:, self._point_of]
         valid = valid & has_handedness(positions, self.matrix.centres, self.handedness)
+        valid = valid & torch.isfinite(positions).all(dim=(1, 2))  # beads in line give no directions
         positions = torch.where(valid[:, None, None], positions, torch.nan)
         logabsdet = self.log_scale.to(inputs) - self.log_jacobian().to(inputs)
         return positions, logabsdet.expand(len(inputs))

@@ -1,5 +1,6 @@
-"""Linear coarse-grained maps: beads, forces on them, anchors, and what is refused."""
+"""Linear coarse-grained maps: beads, forces on them, the choice of anchors, and what is refused."""
 
+import itertools
 import json
 import math
 
@@ -59,11 +60,6 @@ def test_beads_of_groups_are_their_centres(x, masses):
         np.testing.assert_allclose(bead, expected, atol=1e-14)
 
 
-def test_anchors_of_groups_are_their_heaviest_atoms_and_the_first_of_equal_ones():
-    assert centroid_map(N_ATOMS, GROUPS, MASSES).anchors.tolist() == [1, 4, 2, 6]
-    assert centroid_map(N_ATOMS, GROUPS).anchors.tolist() == [0, 4, 2, 6]
-
-
 @pytest.mark.parametrize("masses", [None, MASSES])
 def test_weights_of_a_soft_assignment_are_parts_of_beads(x, masses):
     parts = assignment()
@@ -80,21 +76,6 @@ def test_hard_assignment_is_that_of_groups(x):
         hard[group, k] = 1.0
     soft, centres = assignment_map(hard, MASSES), centroid_map(N_ATOMS, groups, MASSES)
     assert (soft.weights - centres.weights).abs().max() < 1e-15
-    assert soft.anchors.tolist() == centres.anchors.tolist()
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_anchors_of_a_soft_assignment_are_greedy(seed):
-    """No free pair of a bead and an atom has a larger weight than the last one of the chosen."""
-    soft = assignment_map(assignment(seed), MASSES)
-    weights = soft.weights.numpy()
-    assert len(set(soft.anchors.tolist())) == 4
-    order = np.argsort([-weights[bead, atom] for bead, atom in enumerate(soft.anchors)])
-    beads, atoms = list(range(4)), list(range(N_ATOMS))
-    for bead in order:
-        assert weights[bead, soft.anchors[bead]] == weights[np.ix_(beads, atoms)].max()
-        beads.remove(bead)
-        atoms.remove(soft.anchors[bead])
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -103,7 +84,6 @@ def test_weights_of_each_bead_sum_to_one(name):
     assert bead_map.weights.dtype == torch.float64
     assert bead_map.weights.shape == (bead_map.n_beads, bead_map.n_atoms) == (4, N_ATOMS)
     assert (bead_map.weights.sum(1) - 1).abs().max() < 1e-12
-    assert all(bead_map.weights[bead, atom] != 0 for bead, atom in enumerate(bead_map.anchors))
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -188,7 +168,8 @@ def test_config_rebuilds_the_map(name, x):
     assert config.pop("kind") == "LinearMap"
     again = LinearMap(**config)
     assert torch.equal(again.beads(x), bead_map.beads(x))
-    assert again.anchors.tolist() == bead_map.anchors.tolist()
+    np.testing.assert_array_equal(again.anchors, bead_map.anchors)
+    assert (again.anchors is None) == (name not in ("atoms", "weights of both signs"))
 
 
 def test_coordinates_are_of_the_atoms_that_the_map_leaves_free():
@@ -203,6 +184,139 @@ def test_coordinates_are_of_the_atoms_that_the_map_leaves_free():
         selection_map(21, [4, 6, 8]).coordinates(one.positions, one.bonds)
     with pytest.raises(InputError, match="nothing is left"):
         selection_map(22, range(22)).coordinates(one.positions, one.bonds)
+
+
+CHAIN = np.array([[k, k + 1] for k in range(N_ATOMS - 1)])
+
+
+def chosen(bead_map, positions, bonds=CHAIN, masses=None):
+    """Return the anchors that the coordinates of a map have."""
+    return bead_map.coordinates(positions, bonds, masses).matrix.anchors
+
+
+@pytest.mark.parametrize("masses", [None, MASSES])
+def test_anchors_of_groups_are_the_nearest_of_their_heavy_atoms(masses, rng):
+    for _ in range(10):
+        x = rng.normal(size=(N_ATOMS, 3))
+        expected, nearest = [], []
+        for group in GROUPS:
+            m = np.ones(len(group)) if masses is None else masses[group]
+            distance = np.linalg.norm(x[group] - np.average(x[group], axis=0, weights=m), axis=1)
+            nearest.append(group[distance.argmin()])
+            expected.append(group[np.where(m >= 0.5 * m.max(), distance, np.inf).argmin()])
+        assert chosen(centroid_map(N_ATOMS, GROUPS, masses), x).tolist() == expected
+    # Control: with masses the nearest of all can be a hydrogen.
+    light = np.array([[0.0, 0, 0], [1.0, 0, 0], [0.6, 0.1, 0]])  # atoms 0 and 1 are carbons, 2 is a hydrogen
+    x = np.concatenate([light, rng.normal(size=(6, 3))])
+    groups, m = [[0, 1, 2], [4, 8], [5], [6, 7]], np.array([12.0, 12.0, 1.0, *np.ones(6)])
+    assert chosen(centroid_map(N_ATOMS, groups, m), x)[0] == 1
+    assert chosen(centroid_map(N_ATOMS, groups), x)[0] == 2
+
+
+def soft_example(seed):
+    """A soft map, a configuration, distances of beads and atoms, and which atoms are large in which bead."""
+    soft = assignment_map(assignment(seed), MASSES)
+    x, weights = np.random.default_rng(seed + 100).normal(size=(N_ATOMS, 3)), soft.weights.numpy()
+    distances = np.linalg.norm((weights @ x)[:, None] - x, axis=-1)
+    return soft, x, distances, weights >= 0.5 * weights.max(1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 5, 6, 7, 8, 9])
+def test_anchors_of_a_soft_assignment_are_chosen_by_the_closest_pairs(seed):
+    """No free pair of a bead and one of its large atoms is closer than the last of the chosen."""
+    soft, x, distances, large = soft_example(seed)
+    anchors = chosen(soft, x)
+    assert large[range(4), anchors].all()
+    distances, own = np.where(large, distances, np.inf), distances[range(4), anchors]
+    beads, atoms = list(range(4)), list(range(N_ATOMS))
+    for bead in np.argsort(own):
+        assert own[bead] == pytest.approx(distances[np.ix_(beads, atoms)].min(), abs=1e-12)
+        beads.remove(bead)
+        atoms.remove(anchors[bead])
+
+
+@pytest.mark.parametrize(("seed", "fewest"), [(3, 0), (4, 1)])
+def test_beads_that_compete_for_their_large_atoms_share_them_well(seed, fewest):
+    """Of all choices, as few small atoms as can be, and then the smallest sum of distances.
+
+    By the closest pairs alone the last bead would be left without a large atom; of seed 4 it cannot have one.
+    """
+    soft, x, distances, large = soft_example(seed)
+    choices = np.array(list(itertools.permutations(range(N_ATOMS), 4)))
+    n_small = (~large[range(4), choices]).sum(1)
+    assert n_small.min() == fewest
+    total = distances[range(4), choices].sum(1)
+    best = choices[np.lexsort([total, n_small])[0]]
+    assert chosen(soft, x).tolist() == best.tolist()
+
+
+def test_anchors_do_not_depend_on_place_orientation_and_the_order_of_the_beads(rng):
+    soft, x = assignment_map(assignment(3)), rng.normal(size=(N_ATOMS, 3))
+    anchors, turn = chosen(soft, x), rotation(rng).numpy()
+    np.testing.assert_array_equal(chosen(soft, x @ turn + 1.0), anchors)
+    np.testing.assert_array_equal(chosen(LinearMap(soft.weights.flip(0)), x), anchors[::-1])
+    np.testing.assert_array_equal(soft.coordinates(x, CHAIN).weights, soft.weights)
+    assert soft.anchors is None  # another reference may have others
+
+
+def test_beads_that_take_the_atoms_of_another_leave_it_one():
+    """The two closest pairs are bead 0 with atom 0 and bead 1 with atom 2, which are all that bead 2 has."""
+    x = np.array([[-0.5, 0.0, 0.0], [0.0, 0.1, 0.0], [0.5, 0.0, 0.0], [0.6, 0.3, 0.1], [0.3, 0.2, 0.5]])
+    weights = np.zeros((3, 5))
+    weights[0, [0, 1]], weights[1, [1, 2]], weights[2, [0, 2]] = (0.6, 0.4), (0.4, 0.6), (0.5, 0.5)
+    anchors = chosen(LinearMap(weights), x, CHAIN[:4])
+    assert sorted(anchors) == [0, 1, 2]
+    assert (weights[range(3), anchors] > 0).all()
+    # A bead whose large atoms are all taken has a small one.
+    weights = np.zeros((3, 5))
+    weights[0, 0], weights[1, [0, 4]], weights[2, 2] = 1.0, (0.7, 0.3), 1.0
+    assert chosen(LinearMap(weights), x, CHAIN[:4]).tolist() == [0, 4, 2]
+    weights[1] = weights[0]  # two beads in one place
+    with pytest.raises(InputError, match="too few atoms for an anchor each"):
+        chosen(LinearMap(weights), x, CHAIN[:4])
+
+
+def test_given_anchors_are_kept(rng):
+    weights, x = MAPS["soft"]().weights, rng.normal(size=(N_ATOMS, 3))
+    other = np.roll(chosen(LinearMap(weights), x), 1)
+    given = LinearMap(weights, other)
+    np.testing.assert_array_equal(chosen(given, x), other)
+    np.testing.assert_array_equal(given.anchors, other)
+
+
+def backbone_and_side_chains(one):
+    groups = []
+    for residue in one.topology.residues():
+        backbone = [a.index for a in residue.atoms() if a.name in ("N", "H", "CA", "HA", "C", "O")]
+        groups += [backbone, [a.index for a in residue.atoms() if a.index not in backbone]]
+    return [group for group in groups if group]
+
+
+def test_carboxyl_groups_do_not_put_a_bead_in_the_place_of_an_atom():
+    """The centres of chignolin's Asp and Glu side chains are next to a carbon, which is their anchor now."""
+    one = load("chignolin")
+    groups = backbone_and_side_chains(one)
+    bead_map = centroid_map(one.n_atoms, groups, one.masses)
+    coordinates = bead_map.coordinates(one.positions, one.bonds, one.masses)
+    assert all(anchor in group for anchor, group in zip(coordinates.matrix.anchors, groups, strict=True))
+    x = torch.as_tensor(np.array(one.positions))[None]
+    features, logabsdet = coordinates.forward(x)
+    assert torch.isfinite(logabsdet).all()
+    assert (coordinates.inverse(features, bead_map.beads(x))[0] - x).abs().max() < 1e-9
+    # Control: with their heaviest atoms for anchors they are refused.
+    masses = np.asarray(one.masses)
+    heaviest = [group[masses[group].argmax()] for group in groups]
+    with pytest.raises(InputError, match="nearly in the place of the bead"):
+        LinearMap(bead_map.weights, heaviest).coordinates(one.positions, one.bonds, one.masses)
+
+
+def test_references_that_cannot_be():
+    soft, x = MAPS["soft"](), np.random.default_rng(0).normal(size=(N_ATOMS, 3))
+    with pytest.raises(InputError, match="9 atoms; the positions have the shape"):
+        soft.coordinates(x[:8], CHAIN[:7])
+    x[3] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        soft.coordinates(x, CHAIN)
 
 
 def test_tensors_lists_and_arrays_are_the_same_map(x):

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from openmm_bg.coarse_graining.maps import LinearMap, selection_map
-from openmm_bg.coarse_graining.noisy_map import NoisyMap
-from openmm_bg.errors import InputError
+from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
+from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.systems import load
 from openmm_bg.transforms import InternalCoordinates
 
@@ -303,15 +303,17 @@ def test_coordinates_are_those_of_all_atoms():
 
 
 def test_config_rebuilds_the_map():
-    noisy = NoisyMap(centre(4), **WIDTHS)
-    config = json.loads(json.dumps(noisy.config()))
-    assert config.pop("kind") == "NoisyMap"
-    linear = config.pop("centre")
-    assert linear.pop("kind") == "LinearMap"
-    again, x = NoisyMap(LinearMap(**linear), **config), ATOMS.expand(10, -1, -1)
+    noisy, x = NoisyMap(centre(4), **WIDTHS), ATOMS.expand(10, -1, -1)
+    again = map_from_config(json.loads(json.dumps(noisy.config())))
     z = noisy.draw(x, torch.Generator().manual_seed(0))
     assert torch.equal(again.draw(x, torch.Generator().manual_seed(0)), z)
     assert torch.equal(again.log_prob(z, x), noisy.log_prob(z, x))
+    linear = map_from_config(noisy.centre.config())
+    assert isinstance(linear, LinearMap)
+    assert torch.equal(linear.beads(x), noisy.beads(x))
+    assert linear.anchors.tolist() == noisy.centre.anchors.tolist()
+    with pytest.raises(ModelFileError, match="kind 'CurvedMap'"):
+        map_from_config({**noisy.config(), "kind": "CurvedMap"})
 
 
 @pytest.mark.parametrize("name", WIDTHS)

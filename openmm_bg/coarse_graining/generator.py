@@ -1,0 +1,335 @@
+"""A coarse-grained model: beads from their own potential, atoms from a flow, and weights that make both exact."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from openmm_bg.coarse_graining.backmapping import BackmappingFlow
+from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.bead_sampling import BeadSampler, BeadSamplingSettings
+from openmm_bg.coarse_graining.maps import CoarseGrainedMap
+from openmm_bg.coarse_graining.noisy_map import map_from_config
+from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
+from openmm_bg.model_files import (
+    COARSE_GRAINED,
+    Content,
+    check_files,
+    load_system,
+    model_hash,
+    read_header,
+    save_model,
+    system_entry,
+    system_files,
+)
+from openmm_bg.models import find_model
+from openmm_bg.potentials.base import Potential
+from openmm_bg.potentials.torch_potential import TorchPotential
+from openmm_bg.samples import Samples
+from openmm_bg.tensors import positions_tensor
+from openmm_bg.units import thermal_energy
+
+if TYPE_CHECKING:
+    from openmm_bg.systems import MolecularSystem
+
+_FAR = 3.0  # standard deviations of an invariant beyond the range of the training data
+
+
+class Backmapped(NamedTuple):
+    """Configurations of given beads.
+
+    Attributes:
+        positions: Configurations [nm] with shape=(n, n_atoms, 3); NaN outside the domain.
+        log_p: log p_inv(x | z) with shape=(n,).
+        reduced_energy: Energies in kT with shape=(n,); +inf where there is none.
+        log_weights: -U/kT + log r(z | x) - log p_inv(x | z): the weights among configurations of one z.
+        far: Whether the beads are far outside the range of the training data, with shape=(n,).
+    """
+
+    positions: np.ndarray
+    log_p: np.ndarray
+    reduced_energy: np.ndarray
+    log_weights: np.ndarray
+    far: np.ndarray
+
+
+class CoarseGrainedGenerator:
+    """A map, a bead energy and a backmapping flow, with the potential that gives samples their weights.
+
+    Args:
+        coarse_map: The map.
+        energy: The bead energy, -log rho(z) up to a constant.
+        flow: The backmapping flow p_inv(x | z).
+        start: Bead configurations [nm] where sampling begins, with shape=(n, n_beads, 3).
+        potential: The all-atom potential.
+        system: The molecule, for its topology and name.
+        sampling: How bead configurations are sampled if nothing else is said.
+        record: How the model was made, kept with it.
+
+    Attributes:
+        path: The directory that the model was saved to or loaded from, or None.
+
+    Raises:
+        InputError: If the parts are of different molecules or maps.
+    """
+
+    def __init__(
+        self,
+        coarse_map: CoarseGrainedMap,
+        energy: BeadEnergy,
+        flow: BackmappingFlow,
+        *,
+        start: torch.Tensor,
+        potential: Potential | None = None,
+        system: MolecularSystem | None = None,
+        sampling: BeadSamplingSettings | None = None,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        atoms = {
+            "map": coarse_map.n_atoms,
+            "flow": flow.n_atoms,
+            "potential": potential and potential.n_atoms,
+        }
+        atoms["system"] = system and system.n_atoms
+        beads = {"map": coarse_map.n_beads, "flow": flow.n_beads, "energy": energy.n_beads}
+        for what, sizes in (("atoms", atoms), ("beads", beads)):
+            if len({size for size in sizes.values() if size is not None}) > 1:
+                raise InputError(f"The parts of the model have different numbers of {what}: {sizes}.")
+        self.coarse_map, self.energy, self.flow = coarse_map, energy, flow
+        self.start, self.potential, self.system = start, potential, system
+        self.sampling = sampling or BeadSamplingSettings()
+        self.record = dict(record or {})
+        self.path: Path | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The temperature [K]."""
+        return self.energy.temperature
+
+    @property
+    def system_hash(self) -> str | None:
+        """The hash of the energy function, if known."""
+        return self.system.system_hash if self.system is not None else None
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        sampling: BeadSamplingSettings | None = None,
+        progress: bool = False,
+    ) -> Samples:
+        """Draw configurations with weights.
+
+        Args:
+            n: How many; rounded up to a multiple of the number of walkers.
+            seed: Same seed, same samples.
+            sampling: How bead configurations are sampled.
+            progress: Show a progress bar.
+
+        Returns:
+            Samples along the walkers' chains (`Samples.n_walkers`). Their log q is log rho(z) + log p_inv(x | z) -
+            log r(z | x), up to a constant, so that there are no absolute free energies. ``record["beads"]`` has the
+            bead configurations.
+
+        Raises:
+            InputError: If there is no potential, or n is not positive.
+        """
+        if n < 1:
+            raise InputError(f"The number of samples must be at least 1, not {n}.")
+        sampler = BeadSampler(self.energy, self.start, sampling or self.sampling, seed=seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        n_walkers = sampler.settings.n_walkers
+        n_frames = -(-n // n_walkers)
+        all_beads, parts = [], []
+        for _ in _tracked(n_frames, "sampling", progress):
+            beads = sampler.frame()
+            all_beads.append(beads)
+            parts.append(self._backmapped(beads, generator))
+        beads = torch.cat(all_beads)
+        found = Backmapped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        with torch.no_grad():
+            log_rho = -self.energy.exact()(beads).numpy()
+        weighted = np.isfinite(found.log_weights)
+        log_q = np.full(len(beads), np.nan)
+        log_q[weighted] = log_rho[weighted] - found.reduced_energy[weighted] - found.log_weights[weighted]
+        return Samples(
+            positions=found.positions,
+            log_q=log_q,
+            reduced_energy=found.reduced_energy,
+            temperature=self.temperature,
+            system=self.system,
+            record={
+                "seed": seed,
+                "model_hash": model_hash(self.path) if self.path else None,
+                "energies_from": self.potential.description if self.potential else None,
+                "bead_acceptance": sampler.acceptance,
+                "n_bead_evaluations": sampler.potential.n_evaluations,
+                "beads": beads.numpy(),
+            },
+            n_walkers=n_walkers,
+            normalized=False,
+        )
+
+    def backmap(self, beads: Any, *, seed: int = 0) -> Backmapped:
+        """Draw a configuration of each given bead configuration.
+
+        Args:
+            beads: Bead configurations [nm] with shape=(n, n_beads, 3).
+            seed: Same seed, same configurations.
+
+        Raises:
+            InputError: If there is no potential, the number of beads is another, or a position is not finite.
+        """
+        beads = positions_tensor(beads)
+        if beads.ndim != 3 or beads.shape[1:] != (self.energy.n_beads, 3):
+            raise InputError(
+                f"The model has {self.energy.n_beads} beads; the configurations have the shape "
+                f"{tuple(beads.shape)}, not (n, {self.energy.n_beads}, 3)."
+            )
+        if not torch.isfinite(beads).all():
+            raise InputError("A bead's position is NaN or infinite; remove that configuration.")
+        found = self._backmapped(beads, torch.Generator().manual_seed(seed))
+        if n_far := int(found.far.sum()):
+            best = float(np.max(found.log_weights[found.far], initial=-np.inf))
+            warnings.warn(
+                f"{n_far} of {len(beads)} bead configurations are far outside the range of the training data; "
+                f"the largest of their log-weights is {best:.1f}, that of the others "
+                f"{np.max(found.log_weights[~found.far], initial=-np.inf):.1f}.",
+                ReliabilityWarning,
+                stacklevel=2,
+            )
+        return found
+
+    def is_far(self, beads: torch.Tensor) -> torch.Tensor:
+        """Tell which bead configurations are far outside the range of the training data, with shape=(n,)."""
+        invariants = self.energy.invariants
+        return (invariants.excess(invariants(beads.double())) > _FAR).any(1)
+
+    def log_density(self, positions: Any, beads: torch.Tensor) -> torch.Tensor:
+        """Return log(rho p_inv / r) with shape=(n,) in float64, up to a constant; -inf outside the domain.
+
+        Args:
+            positions: Configurations x [nm] with shape=(n, n_atoms, 3).
+            beads: Bead configurations z [nm] with shape=(n, n_beads, 3); of a map without noise, those of x.
+        """
+        positions = positions_tensor(positions)
+        with torch.no_grad():
+            log_rho = -self.energy.exact()(beads.double())
+        log_r = self.coarse_map.log_prob(beads, positions)
+        return log_rho + self.flow.log_prob(positions, beads) - log_r
+
+    def _backmapped(self, beads: torch.Tensor, generator: torch.Generator) -> Backmapped:
+        if self.potential is None:
+            raise InputError(
+                "The model has no potential, so configurations would have no weights; give it one."
+            )
+        positions, log_p = self.flow.sample(beads, generator=generator)
+        reduced = self.potential.energy(positions).detach().double() / thermal_energy(self.temperature)
+        inside = torch.isfinite(positions).all(dim=(1, 2))
+        log_r = self.coarse_map.log_prob(beads, torch.where(inside[:, None, None], positions, 0.0))
+        log_weights = torch.where(inside & torch.isfinite(reduced), log_r - reduced - log_p, -torch.inf)
+        tensors = (positions, log_p, reduced, log_weights, self.is_far(beads))
+        return Backmapped(*(tensor.numpy() for tensor in tensors))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the model to a directory, as `BoltzmannGenerator.save` does.
+
+        Returns:
+            The directory.
+
+        Raises:
+            InputError: If the path is taken by something that is not a model.
+        """
+        from safetensors.torch import save
+
+        state = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
+        state |= {f"energy.{name}": tensor for name, tensor in self.energy.state_dict().items()}
+        state["start"] = self.start.double()
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        files: dict[str, Content] = {"networks.safetensors": save(state)}
+        if self.system is not None:
+            files |= system_files(self.system)
+        if isinstance(self.potential, TorchPotential):
+            files["potential.safetensors"] = self.potential.save
+        header = {
+            "kind": COARSE_GRAINED,
+            "map": self.coarse_map.config(),
+            "flow": self.flow.config(),
+            "energy": self.energy.config(),
+            "sampling": vars(self.sampling),
+            "system": system_entry(self.system),
+            "system_hash": self.system_hash,
+            "record": self.record,
+        }
+        self.path = save_model(directory, files, header)
+        return self.path
+
+    @classmethod
+    def load(cls, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> CoarseGrainedGenerator:
+        """Read a model that `save` wrote. Nothing in it is executed.
+
+        Args:
+            directory: The model's directory.
+            dtype: Precision of the networks when they draw; densities and energies of weights are float64 anyway.
+
+        Raises:
+            ModelFileError: If a file is missing, truncated or was changed, or the model is of another kind.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        directory = find_model(directory)
+        header = read_header(directory, COARSE_GRAINED)
+        check_files(directory, header)
+        try:
+            flow = BackmappingFlow.from_config(header["flow"])
+            energy = BeadEnergy.from_config(header["energy"])
+            state = load((directory / "networks.safetensors").read_bytes())
+            for name, module in (("flow.", flow), ("energy.", energy)):
+                own = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+                module.load_state_dict(own)
+        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"The networks in {directory} do not fit their description: {error}"
+            ) from error
+        flow.set_dtype(dtype)
+        energy.set_dtype(dtype)
+        system = load_system(directory, header)
+        potential: Potential | None = None
+        if "potential.safetensors" in header["sha256"]:
+            potential = TorchPotential.load(directory / "potential.safetensors")
+        elif system is not None:
+            from openmm_bg.potentials import OpenMMPotential
+
+            potential = OpenMMPotential(system)
+        generator = cls(
+            map_from_config(header["map"]),
+            energy.eval(),
+            flow.eval(),
+            start=state["start"],
+            potential=potential,
+            system=system,
+            sampling=BeadSamplingSettings(**header["sampling"]),
+            record=header["record"],
+        )
+        generator.path = directory
+        return generator
+
+
+def _tracked(n: int, label: str, progress: bool) -> Iterator[int]:
+    if not progress:
+        yield from range(n)
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(label, total=n)
+        for k in range(n):
+            yield k
+            bar.advance(task)

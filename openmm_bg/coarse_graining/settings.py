@@ -1,0 +1,102 @@
+"""Settings of the training of a coarse-grained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
+from openmm_bg.errors import InputError
+from openmm_bg.training.settings import require_fractions, require_positive
+
+
+@dataclass(frozen=True)
+class CoarseGrainingSettings:
+    """Settings of the networks, of their training, and of the rounds that close the loop.
+
+    The backmapping flow and the bead energy are trained together. The loss is
+
+        -<log p_inv(x | z)> + a <|f(z) - F|^2> / <|F|^2> + v D
+
+    maximum likelihood, force matching, and the dispersion D: Huber's function of log(rho p_inv / r) + U / kT around
+    its mean, which is constant if and only if all weights are equal. Then come rounds: the model draws its own
+    samples, their energies are computed once, and they join the dispersion with and without their weights.
+
+    Args:
+        n_steps: Optimiser steps on the data alone.
+        batch_size: Frames in a step.
+        learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
+        force_weight: The weight a of force matching.
+        dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
+        dispersion_range: Deviations of more than this many kT count linearly.
+        averaging: Decay of the exponential moving average of the parameters, which is the result.
+        max_gradient_norm: Gradients are scaled down to this norm.
+        validation_fraction: The fraction of the frames, the last of the trajectory, that are held out.
+        n_rounds: The most rounds.
+        round_samples: Samples that the model draws in each round.
+        round_steps: Optimiser steps in each round.
+        round_learning_rate: The step size at the start of a round; it falls along a cosine.
+        tolerance: Rounds end when the effective sample size grows by less than this part of itself, and the largest
+            deviation of the observables by less than one standard error.
+        n_layers: Coupling layers of the flow.
+        n_bins: Bins of its splines.
+        hidden_features: Width of its conditioners.
+        n_blocks: Residual blocks of its conditioners.
+        energy_features: Width of the bead energy's network.
+        energy_layers: Hidden layers of the bead energy's network.
+        sampling: How bead configurations are sampled.
+        seed: Seed of the networks and of the training.
+
+    Raises:
+        InputError: If a setting makes no sense.
+    """
+
+    n_steps: int = 4000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    force_weight: float = 10.0
+    dispersion_weight: float = 1.0
+    dispersion_range: float = 3.0
+    averaging: float = 0.998
+    max_gradient_norm: float = 20.0
+    validation_fraction: float = 0.1
+    n_rounds: int = 4
+    round_samples: int = 20_480
+    round_steps: int = 1000
+    round_learning_rate: float = 5e-4
+    tolerance: float = 0.05
+    n_layers: int = 8
+    n_bins: int = 8
+    hidden_features: int = 128
+    n_blocks: int = 1
+    energy_features: int = 64
+    energy_layers: int = 2
+    sampling: BeadSamplingSettings = field(default_factory=BeadSamplingSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive = ("n_steps", "batch_size", "learning_rate", "dispersion_range", "max_gradient_norm")
+        positive += ("round_samples", "round_steps", "round_learning_rate", "n_layers", "hidden_features")
+        positive += ("n_blocks", "energy_features", "energy_layers")
+        require_positive(self, positive)
+        require_fractions(self, ("averaging", "tolerance"))
+        for name in ("force_weight", "dispersion_weight", "n_rounds"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must not be negative, and is {getattr(self, name)}.")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
+        if not 2 <= self.n_bins <= 512:
+            raise InputError(f"n_bins must be between 2 and 512, not {self.n_bins}.")
+
+    def flow_settings(self) -> dict[str, int]:
+        """Return the settings of the backmapping flow."""
+        names = ("n_layers", "n_bins", "hidden_features", "n_blocks", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def energy_settings(self) -> dict[str, int]:
+        """Return the settings of the bead energy."""
+        return {
+            "hidden_features": self.energy_features,
+            "n_hidden": self.energy_layers,
+            "seed": self.seed,
+        }

@@ -1,0 +1,414 @@
+"""Training of a coarse-grained model, and the rounds that close the loop: resumable, with a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from openmm_bg.coarse_graining.backmapping import BackmappingFlow
+from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
+from openmm_bg.coarse_graining.frames import Frames, make_frames
+from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+from openmm_bg.coarse_graining.invariants import BeadInvariants
+from openmm_bg.coarse_graining.maps import CoarseGrainedMap
+from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
+from openmm_bg.errors import InputError
+from openmm_bg.files import provenance
+from openmm_bg.model_files import CHECKPOINT
+from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
+from openmm_bg.training.progress import LOG, TrainingBar, write_log
+from openmm_bg.units import thermal_energy
+
+if TYPE_CHECKING:
+    from openmm_bg.potentials.base import Potential
+    from openmm_bg.samples import Samples
+    from openmm_bg.training.data import TrainingData
+
+_CHUNK = 2048
+_CHECKPOINT_INTERVAL = 250
+_CLASH = 100.0  # kT
+_START = 512  # bead configurations that are kept with the model
+
+
+def train_coarse_grained(
+    data: TrainingData,
+    coarse_map: CoarseGrainedMap,
+    output: str | Path,
+    settings: CoarseGrainingSettings | None = None,
+    *,
+    potential: Potential | None = None,
+    progress: bool = False,
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> CoarseGrainedGenerator:
+    """Train a backmapping flow and a bead energy, and close the loop; or continue an interrupted training.
+
+    Args:
+        data: Configurations of the temperature that the model is for.
+        coarse_map: The map.
+        output: The directory that becomes the model's. An interrupted training leaves its checkpoint there.
+        settings: The settings.
+        potential: The all-atom potential; that of the data's system if not given.
+        progress: Show a progress bar.
+        on_checkpoint: Called with the number of steps after each checkpoint.
+
+    Returns:
+        The model, saved in `output`.
+
+    Raises:
+        InputError: If the map is of another molecule, or the directory holds other things.
+    """
+    settings = settings or CoarseGrainingSettings()
+    trainer = _Trainer(data, coarse_map, Path(output), settings, potential)
+    trainer.resume()
+    n_steps = settings.n_steps + settings.n_rounds * settings.round_steps
+    with TrainingBar(progress, "coarse-graining", n_steps) as bar:
+        trainer.run(bar, on_checkpoint)
+    return trainer.finish()
+
+
+class _Trainer:
+    """A training: networks, optimiser, the samples of past rounds, and the log."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        coarse_map: CoarseGrainedMap,
+        output: Path,
+        settings: CoarseGrainingSettings,
+        potential: Potential | None,
+    ) -> None:
+        check_output(output)
+        system = data.system
+        if coarse_map.n_atoms != system.n_atoms:
+            raise InputError(
+                f"The map is of {coarse_map.n_atoms} atoms, but {system.name} has {system.n_atoms}; "
+                "give the map of this molecule."
+            )
+        if potential is None:
+            from openmm_bg.potentials import TorchPotential
+
+            potential = TorchPotential.from_system(system, dtype=torch.float64)
+        self.data, self.coarse_map, self.output, self.settings = data, coarse_map, output, settings
+        self.potential = potential
+        self.kt = thermal_energy(data.temperature)
+        self.positions = torch.as_tensor(np.asarray(data.positions, dtype=np.float64))
+        beads = coarse_map.draw(self.positions, torch.Generator().manual_seed(settings.seed))
+        self.invariants = BeadInvariants(coarse_map.n_beads).fit(beads)
+        coordinates = coarse_map.coordinates(system.positions, system.bonds, system.masses)
+        coordinates.fit(self.positions)
+        self.flow = BackmappingFlow(coordinates, self.invariants, **settings.flow_settings())
+        self.energy = BeadEnergy(self.invariants, data.temperature, **settings.energy_settings())
+        self.energy.fit_prior(beads)
+        self.start = beads[:: max(1, len(beads) // _START)][:_START].clone()
+        self.flow.set_dtype(torch.float32)
+        self.energy.set_dtype(torch.float32)
+        self.parameters = [*self.flow.transform.parameters(), *self.energy.network.parameters()]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.step, self.rounds_done, self.in_round = 0, 0, False
+        self.log: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
+        self.buffer: dict[str, torch.Tensor] = {}
+        self.own: Frames | None = None
+        self._frames: Frames | None = None
+
+    # The data
+
+    def _prepare(self) -> None:
+        """Compute the data's frames, with forces of the potential."""
+        if self._frames is not None:
+            return
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        parts = []
+        for start in range(0, len(self.positions), _CHUNK):
+            positions = self.positions[start : start + _CHUNK]
+            energies, forces = self.potential.energy_and_forces(positions)
+            frames, _ = make_frames(
+                self.coarse_map,
+                self.flow,
+                positions,
+                energies.double() / self.kt,
+                reduced_forces=forces.double() / self.kt,
+                generator=generator,
+            )
+            parts.append(frames)
+        self._frames = Frames.joined(parts)
+        self.n_training = int(len(self._frames.constant) * (1 - self.settings.validation_fraction))
+        self.zero = float(self._frames.constant.mean())
+        self.force_scale = float(self._frames.forces[: self.n_training].square().mean())
+
+    # The loss
+
+    def _deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,); clashes grow as logarithms."""
+        deviation = log_p - energies + (frames.constant - self.zero).to(log_p)
+        excess = (deviation - _CLASH).clamp_min(0.0)
+        return torch.where(excess > 0, _CLASH + torch.log1p(excess), deviation)
+
+    def _data_loss(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the negative log-likelihood, the force error and the deviations."""
+        log_p = self.flow.feature_log_prob(frames.features, frames.invariants)
+        beads = frames.beads.clone().requires_grad_()
+        energies = self.energy(beads)
+        (gradient,) = torch.autograd.grad(energies.sum(), beads, create_graph=True)
+        force_error = (gradient + frames.forces).square().mean() / self.force_scale
+        return -log_p.mean(), force_error, self._deviation(frames, energies, log_p)
+
+    def _loss(self) -> tuple[torch.Tensor, dict[str, float]]:
+        settings = self.settings
+        frames = self._frames.at(self._choose(self.n_training, settings.batch_size))
+        likelihood, force_error, deviation = self._data_loss(frames)
+        center = deviation.mean().detach()
+        dispersion = self._huber(deviation - center)
+        if self.own is not None:
+            own = self.own.at(self._choose_own(settings.batch_size))
+            log_p = self.flow.feature_log_prob(own.features, own.invariants)
+            deviation = self._deviation(own, self.energy(own.beads), log_p)
+            dispersion = 0.5 * (dispersion + self._huber(deviation - center))
+        weight = settings.dispersion_weight * min(1.0, 10.0 * self.step / settings.n_steps)
+        loss = likelihood + settings.force_weight * force_error + weight * dispersion
+        figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": dispersion}
+        return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+    def _huber(self, deviation: torch.Tensor) -> torch.Tensor:
+        zeros = torch.zeros_like(deviation)
+        return 2.0 * functional.huber_loss(deviation, zeros, delta=self.settings.dispersion_range)
+
+    def _choose(self, n: int, size: int) -> torch.Tensor:
+        return torch.randint(n, (size,), generator=self.generator)
+
+    def _choose_own(self, size: int) -> torch.Tensor:
+        """Choose samples of past rounds, half of them by their weights."""
+        uniform = self._choose(len(self.buffer["weights"]), size - size // 2)
+        weighted = torch.multinomial(self.buffer["weights"], size // 2, True, generator=self.generator)
+        return torch.cat([uniform, weighted])
+
+    # The run
+
+    def run(self, bar: TrainingBar, on_checkpoint: Callable[[int], None] | None) -> None:
+        """Train on the data, then in rounds until the observables stop moving."""
+        self._prepare()
+        settings = self.settings
+        self._train(settings.n_steps, settings.learning_rate, bar, on_checkpoint)
+        while True:
+            if not self.in_round:
+                self._judge()
+                self.in_round = self.rounds_done < settings.n_rounds and not self._settled()
+                self._checkpoint(on_checkpoint)
+                if not self.in_round:
+                    return
+            first = settings.n_steps + self.rounds_done * settings.round_steps
+            end = first + settings.round_steps
+            self._train(end, settings.round_learning_rate, bar, on_checkpoint, first)
+            self.rounds_done, self.in_round = self.rounds_done + 1, False
+
+    def _train(
+        self,
+        end: int,
+        learning_rate: float,
+        bar: TrainingBar,
+        on_checkpoint: Callable[[int], None] | None,
+        first: int = 0,
+    ) -> None:
+        """Take optimiser steps up to a number of steps, with a step size that falls along a cosine."""
+        settings = self.settings
+        while self.step < end:
+            fraction = (self.step - first) / (end - first)
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
+            loss, figures = self._loss()
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
+            if torch.isfinite(norm):
+                self.optimiser.step()
+            decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
+            for mean, parameter in zip(self.average, self.parameters, strict=True):
+                mean.lerp_(parameter.detach(), 1.0 - decay)
+            self.step += 1
+            if self.step % 10 == 0:
+                bar.show(self.step, f"dispersion {figures['dispersion']:.3g}")
+            if self.step % _CHECKPOINT_INTERVAL == 0 or self.step == end:
+                self.log.append({"step": self.step, "round": self.rounds_done, **figures, **self._validate()})
+                self._checkpoint(on_checkpoint)
+
+    def _validate(self) -> dict[str, float]:
+        """Return figures of the averaged networks on the frames that are held out."""
+        held_out = Frames(*(tensor[self.n_training :] for tensor in self._frames))
+        flow, energy = self._averaged()
+        with torch.no_grad():
+            log_p = flow.feature_log_prob(held_out.features, held_out.invariants)
+            deviation = self._deviation(held_out, energy(held_out.beads), log_p)
+        return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(deviation.std())}
+
+    def _averaged(self) -> tuple[BackmappingFlow, BeadEnergy]:
+        """Return copies of the networks with the averaged parameters."""
+        flow, energy = (type(module).from_config(module.config()) for module in (self.flow, self.energy))
+        for copied, module in ((flow, self.flow), (energy, self.energy)):
+            copied.load_state_dict(module.state_dict())
+            copied.set_dtype(torch.float32)
+        copies = [*flow.transform.parameters(), *energy.network.parameters()]
+        with torch.no_grad():
+            for parameter, mean in zip(copies, self.average, strict=True):
+                parameter.copy_(mean)
+        return flow.eval(), energy.eval()
+
+    def model(self) -> CoarseGrainedGenerator:
+        """Return the model as it is now."""
+        flow, energy = self._averaged()
+        return CoarseGrainedGenerator(
+            self.coarse_map,
+            energy,
+            flow,
+            start=self.start,
+            potential=self.potential,
+            system=self.data.system,
+            sampling=self.settings.sampling,
+        )
+
+    # Rounds
+
+    def _judge(self) -> None:
+        """Draw samples, record how good they are, and keep them for the next round."""
+        settings = self.settings
+        n = settings.round_samples
+        samples = self.model().sample(n, seed=settings.seed + 1000 * (self.rounds_done + 1))
+        table = consistency_table(samples, self.data)
+        self.rounds.append(
+            {
+                "round": self.rounds_done,
+                "step": self.step,
+                "n_samples": len(samples),
+                "effective_sample_size": samples.ess(),
+                "pareto_k": samples.pareto_k(),
+                "out_of_domain": samples.n_out_of_domain,
+                "bead_acceptance": samples.record["bead_acceptance"],
+                "largest_deviation": largest_deviation(table),
+                "table": [dataclasses.asdict(line) for line in table],
+            }
+        )
+        self._keep(samples)
+
+    def _settled(self) -> bool:
+        """Tell whether the last round has changed nothing that could be seen."""
+        if len(self.rounds) < 2:
+            return False
+        before, now = self.rounds[-2:]
+        growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
+        change = now["largest_deviation"] - before["largest_deviation"]
+        return growth < self.settings.tolerance and change > -1.0 and now["pareto_k"] < 0.7
+
+    def _keep(self, samples: Samples) -> None:
+        """Add samples with a finite weight to the buffer."""
+        usable = np.isfinite(samples.log_weights)
+        new = {
+            "positions": torch.from_numpy(samples.positions[usable]),
+            "beads": torch.from_numpy(samples.record["beads"][usable]),
+            "reduced": torch.from_numpy(samples.reduced_energy[usable]),
+            "weights": torch.from_numpy(samples.weights[usable]),
+        }
+        self.buffer = {
+            name: torch.cat([self.buffer[name], tensor]) if self.buffer else tensor
+            for name, tensor in new.items()
+        }
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Compute the frames of the buffer."""
+        buffer = self.buffer
+        self.own, kept = make_frames(
+            self.coarse_map,
+            self.flow,
+            buffer["positions"],
+            buffer["reduced"],
+            beads=buffer["beads"],
+            generator=torch.Generator().manual_seed(self.settings.seed),
+        )
+        self.buffer = {name: tensor[kept] for name, tensor in buffer.items()}
+
+    # Checkpoints
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "system_hash": self.data.system.system_hash,
+            "n_frames": len(self.positions),
+            "map": self.coarse_map.config(),
+            "settings": dataclasses.asdict(self.settings),
+        }
+
+    def _checkpoint(self, on_checkpoint: Callable[[int], None] | None) -> None:
+        state = self.optimiser.state_dict()["state"]
+        tensors = prefixed("parameter.", {str(k): p.detach() for k, p in enumerate(self.parameters)})
+        tensors |= prefixed("average.", {str(k): p for k, p in enumerate(self.average)})
+        for k, entry in state.items():
+            tensors |= prefixed(f"optimiser.{k}.", entry)
+        tensors |= prefixed("buffer.", self.buffer)
+        tensors["generator"] = self.generator.get_state()
+        header = {
+            "identity": self._identity(),
+            "step": self.step,
+            "rounds_done": self.rounds_done,
+            "in_round": self.in_round,
+            "n_evaluations": self.potential.n_evaluations,
+            "log": self.log,
+            "rounds": self.rounds,
+        }
+        write_checkpoint(self.output / CHECKPOINT, tensors, json.loads(_json(header)))
+        write_log(self.output / LOG, self.log)
+        if on_checkpoint is not None:
+            on_checkpoint(self.step)
+
+    def resume(self) -> None:
+        """Continue from a checkpoint, if there is one."""
+        resume_from(self.output, json.loads(_json(self._identity())), "training", self._restore)
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for k, (parameter, mean) in enumerate(zip(self.parameters, self.average, strict=True)):
+                parameter.copy_(tensors[f"parameter.{k}"])
+                mean.copy_(tensors[f"average.{k}"])
+        state = self.optimiser.state_dict()
+        for k in range(len(self.parameters)):
+            if own := part(tensors, f"optimiser.{k}."):
+                state["state"][k] = own
+        self.optimiser.load_state_dict(state)
+        self.generator.set_state(tensors["generator"])
+        self.step, self.rounds_done = header["step"], header["rounds_done"]
+        self.in_round, self.log, self.rounds = header["in_round"], header["log"], header["rounds"]
+        self._evaluations_before = header["n_evaluations"]
+        self.buffer = part(tensors, "buffer.")
+        if self.buffer:
+            self._rebuild()
+
+    def finish(self) -> CoarseGrainedGenerator:
+        """Save the model and remove the checkpoint."""
+        model = self.model()
+        model.record = provenance(
+            seed=self.settings.seed,
+            settings=dataclasses.asdict(self.settings),
+            data=self.data.record,
+            rounds=self.rounds,
+            training={"n_steps": self.step, "n_energy_evaluations": self._n_evaluations()},
+        )
+        model.save(self.output)
+        (self.output / CHECKPOINT).unlink(missing_ok=True)
+        return model
+
+    def _n_evaluations(self) -> int:
+        return self.potential.n_evaluations + getattr(self, "_evaluations_before", 0)
+
+
+def _json(content: Any) -> str:
+    from openmm_bg.files import json_text
+
+    return json_text(content)
