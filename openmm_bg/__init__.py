@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BoltzmannGenerator",
+    "CoarseGrainedGenerator",
+    "CoarseGrainedMove",
     "FlowMove",
     "InputError",
     "LatentMonteCarloMove",
@@ -23,6 +25,8 @@ __all__ = [
 # Loaded on first use: TorchPotential and the flows also work where OpenMM is not installed.
 _HOMES = {
     "BoltzmannGenerator": "openmm_bg.generator",
+    "CoarseGrainedGenerator": "openmm_bg.coarse_graining.generator",
+    "CoarseGrainedMove": "openmm_bg.mcmc",
     "FlowMove": "openmm_bg.mcmc",
     "InputError": "openmm_bg.errors",
     "LatentMonteCarloMove": "openmm_bg.mcmc",
@@ -35,10 +39,17 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from openmm_bg import systems
+    from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
     from openmm_bg.errors import InputError
     from openmm_bg.exchange import LearnedReplicaExchangeSampler
     from openmm_bg.generator import BoltzmannGenerator
-    from openmm_bg.mcmc import FlowMove, LatentMonteCarloMove, MultipleTryMove, WasteRecycling
+    from openmm_bg.mcmc import (
+        CoarseGrainedMove,
+        FlowMove,
+        LatentMonteCarloMove,
+        MultipleTryMove,
+        WasteRecycling,
+    )
     from openmm_bg.potentials import OpenMMPotential, TorchPotential
 
 

@@ -117,12 +117,31 @@ class BackmappingFlow(ExactTwin):
             invariants = self.invariants(beads.double())
             return self.exact().feature_log_prob(features, invariants) + logabsdet
 
-    def sample(self, beads: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, beads: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        """Draw a configuration of each bead configuration in the network's precision, without its density.
+
+        Args:
+            beads: Bead configurations [nm] with shape=(batch, n_beads, 3).
+            generator: Source of randomness.
+
+        Returns:
+            Positions [nm] with shape=(batch, n_atoms, 3) in float64, NaN where a draw is outside the domain.
+        """
+        with torch.no_grad():
+            z = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype)
+            features, _ = self.transform.inverse(z, self.invariants(beads.double()).to(self.dtype))
+            return self.coordinates.inverse(features.double(), beads)[0]
+
+    def sample(
+        self, beads: torch.Tensor, *, generator: torch.Generator, frame: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw a configuration of each bead configuration.
 
         Args:
             beads: Bead configurations [nm] with shape=(batch, n_beads, 3).
             generator: Source of randomness.
+            frame: A configuration [nm] with shape=(n_atoms, 3) whose place and orientation configurations
+                take that the beads give none.
 
         Returns:
             Positions [nm] with shape=(batch, n_atoms, 3), NaN where a draw is outside the domain, and log
@@ -140,7 +159,7 @@ class BackmappingFlow(ExactTwin):
             exact, beads = self.exact(), beads.double()
             z = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype).double()
             features, to_features = exact.transform.inverse(z, self.invariants(beads))
-            positions, to_positions = self.coordinates.inverse(features, beads)
+            positions, to_positions = self.coordinates.inverse(features, beads, frame=frame)
             log_p = steerable_base_log_prob(z, self._circular, 1.0) - to_features - to_positions
             return positions, log_p
 

@@ -13,7 +13,7 @@ from openmm_bg.errors import InputError
 from openmm_bg.simulation import HybridMonteCarlo, ParallelTempering
 from openmm_bg.training.settings import require_positive
 
-_BEAD_MASS = 12.0  # Da; of no influence on the distribution
+BEAD_MASS = 12.0  # Da; of no influence on the distribution
 _TUNING_INTERVAL = 5
 _ACCEPTANCE = (0.7, 0.85)
 
@@ -90,7 +90,7 @@ class BeadSampler:
         self._walkers = HybridMonteCarlo(
             self.potential,
             start[chosen].to(energy.dtype),
-            [_BEAD_MASS] * energy.n_beads,
+            [BEAD_MASS] * energy.n_beads,
             temperatures,
             n_leapfrog=own.n_leapfrog,
             timestep=own.timestep,
@@ -108,13 +108,18 @@ class BeadSampler:
         """The fraction of trajectories at the lowest temperature that were accepted since the burn-in."""
         if not self._burned_in:
             return math.nan
-        proposed, accepted = self._counts() - self._before
-        return float(accepted / proposed)
+        proposed, accepted = (self._counts() - self._before).tolist()
+        return accepted / proposed if proposed else math.nan
 
     def _counts(self) -> torch.Tensor:
         """Return how many trajectories were proposed and accepted at the lowest temperature."""
         n = self.settings.n_walkers
         return torch.stack([self._walkers.n_proposed[:n].sum(), self._walkers.n_accepted[:n].sum()])
+
+    @property
+    def timestep(self) -> float:
+        """The time step [ps], as it has been tuned."""
+        return self._walkers.timestep
 
     def burn_in(self) -> None:
         """Reach the distribution, and tune the time step; nothing at a second call."""

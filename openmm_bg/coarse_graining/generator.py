@@ -112,6 +112,11 @@ class CoarseGrainedGenerator:
         return self.energy.temperature
 
     @property
+    def temperature_range(self) -> tuple[float, float]:
+        """The temperatures that the model is meant for: its own."""
+        return self.temperature, self.temperature
+
+    @property
     def system_hash(self) -> str | None:
         """The hash of the energy function, if known."""
         return self.system.system_hash if self.system is not None else None
@@ -169,6 +174,7 @@ class CoarseGrainedGenerator:
                 "model_hash": model_hash(self.path) if self.path else None,
                 "energies_from": self.potential.description if self.potential else None,
                 "bead_acceptance": sampler.acceptance,
+                "bead_timestep": sampler.timestep,
                 "n_bead_evaluations": sampler.potential.n_evaluations,
                 "beads": beads.numpy(),
             },

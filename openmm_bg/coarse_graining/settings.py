@@ -17,9 +17,12 @@ class CoarseGrainingSettings:
 
         -<log p_inv(x | z)> + a <|f(z) - F|^2> / <|F|^2> + v D
 
-    maximum likelihood, force matching, and the dispersion D: Huber's function of log(rho p_inv / r) + U / kT around
-    its mean, which is constant if and only if all weights are equal. Then come rounds: the model draws its own
-    samples, their energies are computed once, and they join the dispersion with and without their weights.
+    maximum likelihood, force matching, and the dispersion D: Huber's function of log(rho p_inv / r) + U / kT
+    around its mean, which is constant if and only if all weights are equal. D is taken over the data and,
+    after a first part of the steps, over configurations that the flow has just drawn: they are never seen
+    twice, so that nothing can be learned by heart. Then come rounds: bead configurations are sampled from the
+    bead energy as it is, the weights and observables of their backmapping are recorded, and in the round's
+    steps half of the flow's draws begin from them.
 
     Args:
         n_steps: Optimiser steps on the data alone.
@@ -27,6 +30,7 @@ class CoarseGrainingSettings:
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         force_weight: The weight a of force matching.
         dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
+        own_start: The fraction of the steps after which the flow's own draws count; they cost one energy each.
         dispersion_range: Deviations of more than this many kT count linearly.
         averaging: Decay of the exponential moving average of the parameters, which is the result.
         max_gradient_norm: Gradients are scaled down to this norm.
@@ -55,6 +59,7 @@ class CoarseGrainingSettings:
     learning_rate: float = 1e-3
     force_weight: float = 10.0
     dispersion_weight: float = 1.0
+    own_start: float = 0.3
     dispersion_range: float = 3.0
     averaging: float = 0.998
     max_gradient_norm: float = 20.0
@@ -79,7 +84,7 @@ class CoarseGrainingSettings:
         positive += ("round_samples", "round_steps", "round_learning_rate", "n_layers", "hidden_features")
         positive += ("n_blocks", "energy_features", "energy_layers")
         require_positive(self, positive)
-        require_fractions(self, ("averaging", "tolerance"))
+        require_fractions(self, ("averaging", "tolerance", "own_start"))
         for name in ("force_weight", "dispersion_weight", "n_rounds"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, and is {getattr(self, name)}.")

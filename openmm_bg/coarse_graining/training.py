@@ -30,7 +30,6 @@ from openmm_bg.units import thermal_energy
 
 if TYPE_CHECKING:
     from openmm_bg.potentials.base import Potential
-    from openmm_bg.samples import Samples
     from openmm_bg.training.data import TrainingData
 
 _CHUNK = 2048
@@ -76,7 +75,7 @@ def train_coarse_grained(
 
 
 class _Trainer:
-    """A training: networks, optimiser, the samples of past rounds, and the log."""
+    """A training: networks, optimiser, the bead configurations of the last round, and the log."""
 
     def __init__(
         self,
@@ -118,8 +117,7 @@ class _Trainer:
         self.step, self.rounds_done, self.in_round = 0, 0, False
         self.log: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
-        self.buffer: dict[str, torch.Tensor] = {}
-        self.own: Frames | None = None
+        self.pool: torch.Tensor | None = None  # bead configurations of the last round
         self._frames: Frames | None = None
 
     # The data
@@ -168,17 +166,33 @@ class _Trainer:
         settings = self.settings
         frames = self._frames.at(self._choose(self.n_training, settings.batch_size))
         likelihood, force_error, deviation = self._data_loss(frames)
-        center = deviation.mean().detach()
-        dispersion = self._huber(deviation - center)
-        if self.own is not None:
-            own = self.own.at(self._choose_own(settings.batch_size))
+        center = deviation.mean()  # not detached: the energy's own constant must not drift
+        dispersion = own_dispersion = self._huber(deviation - center)
+        if self.step >= settings.own_start * settings.n_steps:
+            own = self._draw(settings.batch_size)
             log_p = self.flow.feature_log_prob(own.features, own.invariants)
-            deviation = self._deviation(own, self.energy(own.beads), log_p)
-            dispersion = 0.5 * (dispersion + self._huber(deviation - center))
+            own_dispersion = self._huber(self._deviation(own, self.energy(own.beads), log_p) - center)
         weight = settings.dispersion_weight * min(1.0, 10.0 * self.step / settings.n_steps)
-        loss = likelihood + settings.force_weight * force_error + weight * dispersion
+        loss = likelihood + settings.force_weight * force_error
+        loss = loss + 0.5 * weight * (dispersion + own_dispersion)
         figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": dispersion}
+        figures["own_dispersion"] = own_dispersion
         return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+    def _draw(self, n: int) -> Frames:
+        """Draw configurations from the flow as it is, of bead configurations of the data and of the last round."""
+        beads = self._frames.beads[self._choose(self.n_training, n)]
+        if self.pool is not None:
+            half = n // 2
+            beads = torch.cat([beads[half:], self.pool[self._choose(len(self.pool), half)].to(beads)])
+        with torch.no_grad():
+            beads = beads.double()
+            positions = self.flow.draw(beads, generator=self.generator)
+            reduced = self.potential.energy(positions).double() / self.kt
+            frames, _ = make_frames(
+                self.coarse_map, self.flow, positions, reduced, beads=beads, generator=self.generator
+            )
+        return frames
 
     def _huber(self, deviation: torch.Tensor) -> torch.Tensor:
         zeros = torch.zeros_like(deviation)
@@ -186,12 +200,6 @@ class _Trainer:
 
     def _choose(self, n: int, size: int) -> torch.Tensor:
         return torch.randint(n, (size,), generator=self.generator)
-
-    def _choose_own(self, size: int) -> torch.Tensor:
-        """Choose samples of past rounds, half of them by their weights."""
-        uniform = self._choose(len(self.buffer["weights"]), size - size // 2)
-        weighted = torch.multinomial(self.buffer["weights"], size // 2, True, generator=self.generator)
-        return torch.cat([uniform, weighted])
 
     # The run
 
@@ -279,7 +287,7 @@ class _Trainer:
     # Rounds
 
     def _judge(self) -> None:
-        """Draw samples, record how good they are, and keep them for the next round."""
+        """Draw samples, record how good they are, and keep their beads for the next round."""
         settings = self.settings
         n = settings.round_samples
         samples = self.model().sample(n, seed=settings.seed + 1000 * (self.rounds_done + 1))
@@ -293,11 +301,12 @@ class _Trainer:
                 "pareto_k": samples.pareto_k(),
                 "out_of_domain": samples.n_out_of_domain,
                 "bead_acceptance": samples.record["bead_acceptance"],
+                "bead_timestep": samples.record["bead_timestep"],
                 "largest_deviation": largest_deviation(table),
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
-        self._keep(samples)
+        self.pool = torch.from_numpy(samples.record["beads"]).to(self.start)
 
     def _settled(self) -> bool:
         """Tell whether the last round has changed nothing that could be seen."""
@@ -307,34 +316,6 @@ class _Trainer:
         growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
         change = now["largest_deviation"] - before["largest_deviation"]
         return growth < self.settings.tolerance and change > -1.0 and now["pareto_k"] < 0.7
-
-    def _keep(self, samples: Samples) -> None:
-        """Add samples with a finite weight to the buffer."""
-        usable = np.isfinite(samples.log_weights)
-        new = {
-            "positions": torch.from_numpy(samples.positions[usable]),
-            "beads": torch.from_numpy(samples.record["beads"][usable]),
-            "reduced": torch.from_numpy(samples.reduced_energy[usable]),
-            "weights": torch.from_numpy(samples.weights[usable]),
-        }
-        self.buffer = {
-            name: torch.cat([self.buffer[name], tensor]) if self.buffer else tensor
-            for name, tensor in new.items()
-        }
-        self._rebuild()
-
-    def _rebuild(self) -> None:
-        """Compute the frames of the buffer."""
-        buffer = self.buffer
-        self.own, kept = make_frames(
-            self.coarse_map,
-            self.flow,
-            buffer["positions"],
-            buffer["reduced"],
-            beads=buffer["beads"],
-            generator=torch.Generator().manual_seed(self.settings.seed),
-        )
-        self.buffer = {name: tensor[kept] for name, tensor in buffer.items()}
 
     # Checkpoints
 
@@ -352,7 +333,8 @@ class _Trainer:
         tensors |= prefixed("average.", {str(k): p for k, p in enumerate(self.average)})
         for k, entry in state.items():
             tensors |= prefixed(f"optimiser.{k}.", entry)
-        tensors |= prefixed("buffer.", self.buffer)
+        if self.pool is not None:
+            tensors["pool"] = self.pool
         tensors["generator"] = self.generator.get_state()
         header = {
             "identity": self._identity(),
@@ -386,13 +368,13 @@ class _Trainer:
         self.step, self.rounds_done = header["step"], header["rounds_done"]
         self.in_round, self.log, self.rounds = header["in_round"], header["log"], header["rounds"]
         self._evaluations_before = header["n_evaluations"]
-        self.buffer = part(tensors, "buffer.")
-        if self.buffer:
-            self._rebuild()
+        self.pool = tensors.get("pool")
 
     def finish(self) -> CoarseGrainedGenerator:
         """Save the model and remove the checkpoint."""
         model = self.model()
+        timestep = self.rounds[-1]["bead_timestep"]
+        model.sampling = dataclasses.replace(model.sampling, timestep=timestep)
         model.record = provenance(
             seed=self.settings.seed,
             settings=dataclasses.asdict(self.settings),

@@ -16,6 +16,7 @@ from openmm_bg.mcmc import registry
 from openmm_bg.mcmc.host import HostSystem, energy_function_name, host_system, reduced_energies
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import new_velocities
+from openmm_bg.model_files import GENERATOR
 from openmm_bg.units import kelvin, picoseconds
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class ProposalMove(MCMCMove):
         InputError: If another argument cannot be used.
     """
 
+    _MODEL: ClassVar[str] = GENERATOR
     _SETTINGS: ClassVar[tuple[str, ...]] = ("n_proposals", "reassign_velocities", "timestep")
     _STATISTICS: ClassVar[dict[str, type]] = {"n_accepted": int, "n_proposed": int, "n_nonfinite": int}
 
@@ -67,7 +69,7 @@ class ProposalMove(MCMCMove):
         self.reassign_velocities = bool(reassign_velocities)
         self.timestep = leap_frog_step(timestep)
         self.n_accepted = self.n_proposed = self.n_nonfinite = 0
-        registry.load(self._path, self._hash)  # a damaged model is refused now, not hours later
+        registry.load(self._path, self._hash, self._MODEL)  # a damaged model is refused now, not hours later
 
     @classmethod
     def __subclasshook__(cls, subclass: type) -> Any:
@@ -87,7 +89,7 @@ class ProposalMove(MCMCMove):
     @property
     def generator(self) -> BoltzmannGenerator:
         """The model, which all moves of this process share."""
-        return registry.load(self._path, self._hash)
+        return registry.load(self._path, self._hash, self._MODEL)
 
     @property
     def statistics(self) -> dict[str, Any]:

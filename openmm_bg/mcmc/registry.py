@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.model_files import COARSE_GRAINED, GENERATOR, model_hash
 from openmm_bg.models import find_model
 
 if TYPE_CHECKING:
+    from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
     from openmm_bg.generator import BoltzmannGenerator
 
-_models: dict[tuple[str, str], BoltzmannGenerator] = {}
+    Model = BoltzmannGenerator | CoarseGrainedGenerator
+
+_models: dict[tuple[str, str, str], Model] = {}
 
 
 def resolve(model: Any) -> str:
@@ -50,8 +54,6 @@ def current_hash(path: str) -> str:
     Raises:
         ModelFileError: If there is none.
     """
-    from openmm_bg.model_files import model_hash
-
     if not Path(path).is_dir():
         raise ModelFileError(
             f"There is no model directory {path}; put it back, or give the move another model."
@@ -67,7 +69,7 @@ def verify(path: str, expected_hash: str) -> None:
     Raises:
         ModelFileError: If the model is missing or is another one by now.
     """
-    if (path, expected_hash) in _models:
+    if any(key[:2] == (path, expected_hash) for key in _models):
         return
     found = current_hash(path)
     if found != expected_hash:
@@ -77,26 +79,35 @@ def verify(path: str, expected_hash: str) -> None:
         )
 
 
-def load(path: str, expected_hash: str) -> BoltzmannGenerator:
+def load(path: str, expected_hash: str, kind: str = GENERATOR) -> Model:
     """Return a model, loading it if this process has not loaded it before.
 
     Args:
         path: The absolute path of the model directory, from `resolve`.
         expected_hash: Its hash, from `current_hash`.
+        kind: The kind of model that is needed.
 
     Raises:
-        ModelFileError: If the model is missing, damaged, or is another one by now.
+        ModelFileError: If the model is missing, damaged, of another kind, or is another one by now.
     """
-    key = (path, expected_hash)
+    key = (path, expected_hash, kind)
     if key not in _models:
-        from openmm_bg.generator import BoltzmannGenerator
-
         verify(path, expected_hash)
-        # Acceptance ratios need both densities in double precision.
-        generator = BoltzmannGenerator.load(path, device="cpu", dtype=torch.float64)
-        generator.flow.eval()
-        _models[key] = generator
+        _models[key] = _read(path, kind)
     return _models[key]
+
+
+def _read(path: str, kind: str) -> Model:
+    """Load a model; acceptance ratios need both densities in double precision."""
+    if kind == COARSE_GRAINED:
+        from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+
+        return CoarseGrainedGenerator.load(path, dtype=torch.float64)
+    from openmm_bg.generator import BoltzmannGenerator
+
+    generator = BoltzmannGenerator.load(path, device="cpu", dtype=torch.float64)
+    generator.flow.eval()
+    return generator
 
 
 def clear() -> None:

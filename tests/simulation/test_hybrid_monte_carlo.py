@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from openmm import unit
 from toy_potentials import Box, Harmonic, generator
 
 from openmm_bg.errors import InputError
@@ -109,6 +110,46 @@ def test_exploding_trajectories_leave_the_walker_where_it_was():
     assert sampler.n_nonfinite.tolist() == [3] * 4
     assert sampler.n_restarts == 0
     assert torch.equal(sampler.energy, Harmonic(2).energy(start))
+
+
+def _short(timestep):
+    return HybridMonteCarlo(
+        Harmonic(2),
+        np.full((16, 2, 3), 0.001),
+        [12.0, 4.0],
+        300.0,
+        n_leapfrog=4,
+        timestep=timestep,
+        generator=generator(3),
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("timestep", [0.004, 0.004 * unit.picoseconds, 4 * unit.femtoseconds])
+def test_a_time_step_that_was_set_is_that_of_a_new_object(timestep):
+    changed, new, unchanged = _short(0.001), _short(0.004), _short(0.001)
+    changed.set_timestep(timestep)
+    assert changed.timestep == pytest.approx(0.004, rel=1e-12)
+    for sampler in (changed, new, unchanged):
+        sampler.step(3)
+    for name, expected in new.state().items():
+        np.testing.assert_allclose(changed.state()[name], expected, rtol=1e-10, atol=1e-13)
+    assert (unchanged.positions - new.positions).abs().max() > 1e-3
+    changed.set_timestep(0.008)
+    new.step(3)
+    changed.step(3)
+    assert (changed.positions - new.positions).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("timestep", [0.0, -0.001, math.nan, math.inf, "long", 1.0 * unit.nanometer])
+def test_time_steps_that_cannot_be_are_refused_and_change_nothing(timestep):
+    sampler, other = _short(0.001), _short(0.001)
+    with pytest.raises(InputError, match="time step"):
+        sampler.set_timestep(timestep)
+    assert sampler.timestep == 0.001
+    sampler.step(3)
+    other.step(3)
+    assert torch.equal(sampler.positions, other.positions)
 
 
 @pytest.mark.parametrize(

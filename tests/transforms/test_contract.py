@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from nflows.transforms import CompositeTransform
+from nflows.transforms import CompositeTransform, Transform
 from torch.autograd.functional import jacobian
 
 from openmm_bg.errors import InputError
@@ -15,6 +15,7 @@ from openmm_bg.transforms import (
     SplineCoupling,
     VolumePreservingLift,
 )
+from openmm_bg.transforms.conditional_affine import ConditionalAffine
 
 CIRCULAR = torch.tensor([True, False, False, True, False, True, False])
 ALTERNATING = torch.tensor([True, False] * 4)[:7]
@@ -39,6 +40,25 @@ def _affine(mask, volume_preserving, circular=CIRCULAR):
     return _randomise(layer, scale=0.2)
 
 
+def _conditional(circular=CIRCULAR):
+    return _randomise(ConditionalAffine(circular, 4, hidden_features=16), scale=0.3)
+
+
+class _InContext(Transform):
+    """A transform with the same context for all rows."""
+
+    def __init__(self, transform, context):
+        super().__init__()
+        self.transform = transform
+        self.context = torch.tensor([context], dtype=torch.float64)
+
+    def forward(self, inputs, context=None):
+        return self.transform(inputs, self.context.expand(len(inputs), -1))
+
+    def inverse(self, inputs, context=None):
+        return self.transform.inverse(inputs, self.context.expand(len(inputs), -1))
+
+
 TRANSFORMS = {
     "spline coupling": lambda: _coupling(ALTERNATING),
     "spline coupling, all transformed": lambda: _coupling(torch.ones(7, dtype=torch.bool)),
@@ -50,6 +70,11 @@ TRANSFORMS = {
     "affine coupling, all transformed": lambda: _affine(torch.ones(7, dtype=torch.bool), True),
     "lift of a spline coupling": lambda: VolumePreservingLift(_coupling(ALTERNATING[:5], CIRCULAR[:5]), 5),
     "circular shift": lambda: _randomise(CircularShift(CIRCULAR, torch.tensor([0.3, -2.0, 3.0]))),
+    "conditional affine": lambda: _InContext(_conditional(), [0.3, -1.0, 2.0, 0.5]),
+    "conditional affine, far away": lambda: _InContext(_conditional(), [30.0, -10.0, 20.0, 5.0]),
+    "conditional affine, no angles": lambda: _InContext(
+        _conditional(torch.zeros(7, dtype=torch.bool)), [0.3, -1.0, 2.0, 0.5]
+    ),
     "composite": lambda: CompositeTransform(
         [
             _coupling(ALTERNATING),
@@ -88,7 +113,7 @@ def test_log_determinant_is_that_of_autograd(name, direction):
         assert float(function(x[None])[1][0].detach()) == pytest.approx(float(expected), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["spline coupling", "composite"])
+@pytest.mark.parametrize("name", ["spline coupling", "conditional affine", "composite"])
 def test_angles_are_periodic(name):
     """What comes out is the same on both sides of the seam, as are the derivatives."""
     transform = TRANSFORMS[name]()
@@ -110,6 +135,74 @@ def test_identity_start():
     z, logabsdet = layer(x)
     assert (z - x).abs().max() < 1e-12
     assert logabsdet.abs().max() < 1e-12
+
+
+def _contexts(n=40):
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_each_row_is_transformed_by_its_own_context():
+    layer, x, context = _conditional(), _features(), _contexts()
+    for function in (layer, layer.inverse):
+        z, logabsdet = function(x, context)
+        for k in range(len(x)):
+            alone, own = function(x[k : k + 1], context[k : k + 1])
+            assert (alone[0] - z[k]).abs().max() < 1e-12
+            assert float((own[0] - logabsdet[k]).detach()) == pytest.approx(0.0, abs=1e-12)
+        others = function(x, context.roll(1, 0))
+        assert ((others[0] - z).abs().amax(1) > 1e-3).all()  # control
+        assert ((others[1] - logabsdet).abs() > 1e-6).all()
+    z, forward = layer(x, context)
+    back, inverse = layer.inverse(z, context)
+    assert (back - x).abs().max() < 1e-9
+    assert (forward + inverse).abs().max() < 1e-9
+
+
+def test_conditional_affine_is_the_identity_at_the_start():
+    layer = ConditionalAffine(CIRCULAR, 4, hidden_features=16, n_blocks=2).double()
+    x, context = _features(), 100.0 * _contexts()
+    for function in (layer, layer.inverse):
+        z, logabsdet = function(x, context)
+        assert (z - x).abs().max() < 1e-12
+        assert torch.count_nonzero(logabsdet) == 0
+
+
+def test_conditional_affine_turns_angles_and_centres_and_scales_the_rest():
+    """The same for all features: what it does to one row of zeros says what it does to all rows."""
+    layer, x = _conditional(), _features()
+    context = _contexts(1)
+    many = context.expand(len(x), -1)
+    origin, unit = torch.zeros(1, 7, dtype=torch.float64), torch.ones(1, 7, dtype=torch.float64)
+    shift = layer(origin, context)[0]
+    scale = layer(unit, context)[0] - shift
+    z, logabsdet = layer(x, many)
+    line = shift + x * torch.where(CIRCULAR, 1.0, scale)
+    turned = torch.remainder(z - line + math.pi, 2 * math.pi) - math.pi
+    assert torch.where(CIRCULAR, turned, z - line).abs().max() < 1e-9
+    assert (logabsdet - scale[:, ~CIRCULAR].log().sum()).abs().max() < 1e-9
+    assert (shift.abs() > 1e-3).all()
+    assert ((scale - 1).abs()[:, ~CIRCULAR] > 1e-3).all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_conditional_affine_wraps_angles(direction):
+    """Into [-pi, pi), from shifts of several turns; features that are no angles go on."""
+    layer, x, context = _conditional(), _features(400), 10.0 * _contexts(400)
+    z = getattr(layer, direction)(x, context)[0]
+    assert z[:, CIRCULAR].min() >= -math.pi
+    assert z[:, CIRCULAR].max() < math.pi
+    assert z[:, ~CIRCULAR].abs().max() > 2 * math.pi
+    plain = _conditional(torch.zeros(7, dtype=torch.bool))  # control: it would have left the interval
+    assert getattr(plain, direction)(x, context)[0][:, CIRCULAR].abs().max() > 2 * math.pi
+
+
+def test_scales_of_conditional_affine_are_bounded():
+    """By exp(4) a feature, so that contexts far from the data leave densities finite."""
+    layer, x = _conditional(), _features()
+    for factor in (1e2, 1e4):
+        z, logabsdet = layer(x, factor * _contexts())
+        assert torch.isfinite(z).all()
+        assert logabsdet.abs().max() <= 4.0 * 4 + 1e-9
 
 
 def test_linear_tails_are_the_identity():
