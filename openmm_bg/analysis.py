@@ -256,7 +256,7 @@ def energy_statistics(
 
     def average(values: np.ndarray) -> Estimate:
         if log_weights is not None:
-            return statistics.weighted_mean(values, log_weights)
+            return statistics.weighted_mean(values, log_weights, n_walkers)
         return statistics.chain_mean(_by_walker(values, n_walkers))
 
     energy = np.asarray(energy, dtype=np.float64)

@@ -42,7 +42,8 @@ def save_samples(samples: Samples, path: str | Path) -> dict[str, Any]:
 
     Three files are written, each complete or not at all: `path` (mdtraj HDF5: the draws inside the target's
     domain, in single precision), a CSV table with a row for each of its frames, and a JSON summary with the
-    number of all draws. Draws outside the domain are only counted.
+    number of all draws. Draws outside the domain are only counted. Of samples along chains they are kept as frames
+    without weight, in the place of which another configuration stands: frame i is of walker i % n_walkers.
 
     Args:
         samples: The samples; they must know their system.
@@ -57,9 +58,11 @@ def save_samples(samples: Samples, path: str | Path) -> dict[str, Any]:
     import mdtraj
 
     path = samples_path(path)
+    summary = _summary(samples)
+    if samples.n_walkers > 1:
+        samples = _filled(samples)
     trajectory = samples.to_mdtraj()
     frames = samples.in_domain
-    summary = _summary(samples)
     table = np.stack([samples.log_q, samples.reduced_energy, samples.log_weights, samples.energies], axis=1)
     with ExitStack() as stack:
         # Renamed in the opposite order: the summary, which vouches for the others, comes last.
@@ -111,6 +114,8 @@ def load_samples(path: str | Path, system: MolecularSystem | None = None) -> Sam
         temperature=summary["temperature"],
         system=system,
         record=summary.get("record", {}),
+        n_walkers=summary.get("n_walkers", 1),
+        normalized=summary.get("normalized", True),
     )
 
 
@@ -142,6 +147,7 @@ def read_frames(
             potential_energy=samples.energies[inside],
             temperature=samples.temperature,
             log_weights=samples.log_weights[inside],
+            n_walkers=samples.n_walkers,
         )
     if path.suffix == ".nc" and is_exchange(path):
         return _read_exchange(path, topology, temperature)
@@ -222,23 +228,38 @@ def is_exchange(path: Path) -> bool:
         raise InputError(f"{path} cannot be read as a netCDF file; it may be truncated.") from error
 
 
+def _filled(samples: Samples) -> Samples:
+    """Return samples with a configuration in the place of each draw outside the domain, still without a weight."""
+    inside = samples.in_domain
+    if not inside.any():
+        return samples
+    anything = samples.positions[int(np.argmax(inside))]
+    return replace(
+        samples,
+        positions=np.where(inside[:, None, None], samples.positions, anything),
+        reduced_energy=np.where(inside, samples.reduced_energy, np.inf),
+    )
+
+
 def _summary(samples: Samples) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "temperature": samples.temperature,
         "n_draws": len(samples),
-        "n_frames": int(samples.in_domain.sum()),
+        "n_frames": len(samples) if samples.n_walkers > 1 else int(samples.in_domain.sum()),
         "n_out_of_domain": samples.n_out_of_domain,
         "n_nonfinite": samples.n_nonfinite,
+        "n_walkers": samples.n_walkers,
+        "normalized": samples.normalized,
     }
     if np.isfinite(samples.log_weights).any():
-        log_z = statistics.log_mean_weight(samples.log_weights)
         summary |= {
             "ess": samples.ess(),
             "ess_clipped_1e-4": samples.ess(clip=1e-4),
             "pareto_k": samples.pareto_k(),
-            "free_energy_kT": -log_z.value,
-            "free_energy_kT_stderr": log_z.stderr,
         }
+        if samples.normalized:
+            log_z = statistics.log_mean_weight(samples.log_weights)
+            summary |= {"free_energy_kT": -log_z.value, "free_energy_kT_stderr": log_z.stderr}
     record = samples.record or provenance()
     return {**summary, "record": record}
 

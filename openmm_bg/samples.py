@@ -39,6 +39,7 @@ class Samples:
         record: How the samples were made: seed, model hash, versions.
         n_walkers: Of samples along Markov chains, how many chains there are: sample i is of chain i %
             n_walkers, and errors come from their scatter. 1 if all samples are independent.
+        beads: Of a coarse-grained model, the bead configurations [nm] with shape=(n, n_beads, 3).
         normalized: Whether log q is the logarithm of a normalised density, so that absolute free energies follow.
 
     Raises:
@@ -53,6 +54,7 @@ class Samples:
     record: dict[str, Any] = field(default_factory=dict)
     n_walkers: int = 1
     normalized: bool = True
+    beads: np.ndarray | None = None
     _judged: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,8 @@ import openmm_bg
 
 NAMES = [
     "BoltzmannGenerator",
+    "CoarseGrainedGenerator",
+    "CoarseGrainedMove",
     "FlowMove",
     "InputError",
     "LatentMonteCarloMove",

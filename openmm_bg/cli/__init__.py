@@ -14,7 +14,9 @@ import typer
 
 from openmm_bg import __version__
 from openmm_bg.cli.anneal import anneal
+from openmm_bg.cli.backmap import backmap
 from openmm_bg.cli.check import check
+from openmm_bg.cli.coarse_grain import coarse_grain
 from openmm_bg.cli.exchange import exchange
 from openmm_bg.cli.info import info
 from openmm_bg.cli.observables import observables
@@ -41,11 +43,12 @@ _AFTER_CTRL_C = {
     "train": "the same command continues from the last checkpoint.",
     "anneal": "the same command continues from the last checkpoint.",
     "exchange": "the same command continues from the last checkpoint.",
+    "coarse-grain": "the same command continues from the last checkpoint.",
 }
 _WRONG_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 _COMMANDS = (systems, check, simulate, train, anneal, sample, exchange)
-_COMMANDS += (ramachandran, observables, report, info)
+_COMMANDS += (coarse_grain, backmap, ramachandran, observables, report, info)
 app = typer.Typer(
     name="openmm-bg",
     add_completion=False,
@@ -73,7 +76,8 @@ def _openmm_bg(
 
     In order: **simulate** makes data, **train** a model of them, **anneal** takes it to lower temperatures,
     **sample** draws weighted samples from it,
-    **exchange** uses it in replica exchange, **ramachandran** and **observables** compare the results, and
+    **exchange** uses it in replica exchange, **coarse-grain** and **backmap** go by way of a few beads,
+    **ramachandran** and **observables** compare the results, and
     **report** makes a page of them. **check** tells beforehand whether a molecule of your own is supported, and
     **info** what a model is.
 

@@ -139,8 +139,7 @@ class CoarseGrainedGenerator:
 
         Returns:
             Samples along the walkers' chains (`Samples.n_walkers`). Their log q is log rho(z) + log p_inv(x | z) -
-            log r(z | x), up to a constant, so that there are no absolute free energies. ``record["beads"]`` has the
-            bead configurations.
+            log r(z | x), up to a constant, so that there are no absolute free energies.
 
         Raises:
             InputError: If there is no potential, or n is not positive.
@@ -158,6 +157,17 @@ class CoarseGrainedGenerator:
             parts.append(self._backmapped(beads, generator))
         beads = torch.cat(all_beads)
         found = Backmapped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        record = {
+            "seed": seed,
+            "bead_acceptance": sampler.acceptance,
+            "bead_timestep": sampler.timestep,
+            "n_bead_evaluations": sampler.potential.n_evaluations,
+        }
+        return self._samples(found, beads, n_walkers, record)
+
+    def _samples(
+        self, found: Backmapped, beads: torch.Tensor, n_walkers: int, record: dict[str, Any]
+    ) -> Samples:
         with torch.no_grad():
             log_rho = -self.energy.exact()(beads).numpy()
         weighted = np.isfinite(found.log_weights)
@@ -170,16 +180,13 @@ class CoarseGrainedGenerator:
             temperature=self.temperature,
             system=self.system,
             record={
-                "seed": seed,
+                **record,
                 "model_hash": model_hash(self.path) if self.path else None,
                 "energies_from": self.potential.description if self.potential else None,
-                "bead_acceptance": sampler.acceptance,
-                "bead_timestep": sampler.timestep,
-                "n_bead_evaluations": sampler.potential.n_evaluations,
-                "beads": beads.numpy(),
             },
             n_walkers=n_walkers,
             normalized=False,
+            beads=beads.numpy(),
         )
 
     def backmap(self, beads: Any, *, seed: int = 0) -> Backmapped:
@@ -211,6 +218,22 @@ class CoarseGrainedGenerator:
                 stacklevel=2,
             )
         return found
+
+    def samples_of(self, positions: Any, *, seed: int = 0) -> Samples:
+        """Backmap the beads of given configurations.
+
+        Args:
+            positions: Configurations [nm] with shape=(n, n_atoms, 3).
+            seed: Same seed, same samples.
+
+        Returns:
+            One configuration for the beads of each. The weights are those of `sample`: they hold if the beads are
+            distributed as rho.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        beads = self.coarse_map.draw(positions_tensor(positions), generator)
+        found = self.backmap(beads, seed=seed + 1)
+        return self._samples(found, beads, 1, {"seed": seed})
 
     def is_far(self, beads: torch.Tensor) -> torch.Tensor:
         """Tell which bead configurations are far outside the range of the training data, with shape=(n,)."""

@@ -67,7 +67,7 @@ class CoarseGrainingSettings:
     n_rounds: int = 4
     round_samples: int = 20_480
     round_steps: int = 1000
-    round_learning_rate: float = 5e-4
+    round_learning_rate: float = 2e-4
     tolerance: float = 0.05
     n_layers: int = 8
     n_bins: int = 8

@@ -45,6 +45,7 @@ def train_coarse_grained(
     settings: CoarseGrainingSettings | None = None,
     *,
     potential: Potential | None = None,
+    map_record: dict[str, Any] | None = None,
     progress: bool = False,
     on_checkpoint: Callable[[int], None] | None = None,
 ) -> CoarseGrainedGenerator:
@@ -56,6 +57,7 @@ def train_coarse_grained(
         output: The directory that becomes the model's. An interrupted training leaves its checkpoint there.
         settings: The settings.
         potential: The all-atom potential; that of the data's system if not given.
+        map_record: How the map was made, kept with the model.
         progress: Show a progress bar.
         on_checkpoint: Called with the number of steps after each checkpoint.
 
@@ -71,7 +73,7 @@ def train_coarse_grained(
     n_steps = settings.n_steps + settings.n_rounds * settings.round_steps
     with TrainingBar(progress, "coarse-graining", n_steps) as bar:
         trainer.run(bar, on_checkpoint)
-    return trainer.finish()
+    return trainer.finish(map_record)
 
 
 class _Trainer:
@@ -170,8 +172,9 @@ class _Trainer:
         dispersion = own_dispersion = self._huber(deviation - center)
         if self.step >= settings.own_start * settings.n_steps:
             own = self._draw(settings.batch_size)
-            log_p = self.flow.feature_log_prob(own.features, own.invariants)
-            own_dispersion = self._huber(self._deviation(own, self.energy(own.beads), log_p) - center)
+            if len(own.constant):  # at the very start, all may be outside the domain
+                log_p = self.flow.feature_log_prob(own.features, own.invariants)
+                own_dispersion = self._huber(self._deviation(own, self.energy(own.beads), log_p) - center)
         weight = settings.dispersion_weight * min(1.0, 10.0 * self.step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
         loss = loss + 0.5 * weight * (dispersion + own_dispersion)
@@ -306,7 +309,7 @@ class _Trainer:
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
-        self.pool = torch.from_numpy(samples.record["beads"]).to(self.start)
+        self.pool = torch.from_numpy(samples.beads).to(self.start)
 
     def _settled(self) -> bool:
         """Tell whether the last round has changed nothing that could be seen."""
@@ -370,7 +373,7 @@ class _Trainer:
         self._evaluations_before = header["n_evaluations"]
         self.pool = tensors.get("pool")
 
-    def finish(self) -> CoarseGrainedGenerator:
+    def finish(self, map_record: dict[str, Any] | None) -> CoarseGrainedGenerator:
         """Save the model and remove the checkpoint."""
         model = self.model()
         timestep = self.rounds[-1]["bead_timestep"]
@@ -379,6 +382,7 @@ class _Trainer:
             seed=self.settings.seed,
             settings=dataclasses.asdict(self.settings),
             data=self.data.record,
+            map=map_record,
             rounds=self.rounds,
             training={"n_steps": self.step, "n_energy_evaluations": self._n_evaluations()},
         )

@@ -120,7 +120,7 @@ class Series:
 
     def _average(self, values: np.ndarray) -> Estimate:
         if self.log_weights is not None:
-            return statistics.weighted_mean(values, self.log_weights)
+            return statistics.weighted_mean(values, self.log_weights, self.n_walkers)
         return statistics.chain_mean(self._by_walker(values))
 
     def _effective_number(self) -> float:

@@ -25,6 +25,8 @@ COMMANDS = [
     "anneal",
     "sample",
     "exchange",
+    "coarse-grain",
+    "backmap",
     "ramachandran",
     "observables",
     "report",

@@ -137,7 +137,7 @@ def test_a_weight_with_one_factor_left_out_fails(model, samples):
 
 def factors(model, samples):
     """Return the factors of the weights, by name, as logarithms; anything where there is no configuration."""
-    beads = torch.from_numpy(samples.record["beads"])
+    beads = torch.from_numpy(samples.beads)
     positions = torch.from_numpy(
         np.where(samples.in_domain[:, None, None], samples.positions, samples.positions[0])
     )
@@ -152,7 +152,7 @@ def noise_deviations(model, samples, log_weights):
     pairs, z = np.array([[0, 1], [1, 2]]), []
     positions = np.where(samples.in_domain[:, None, None], samples.positions, samples.positions[0])
     own = model.coarse_map.beads(torch.from_numpy(positions)).numpy()
-    offset = 3 * np.log(distances(samples.record["beads"], pairs) / distances(own, pairs))
+    offset = 3 * np.log(distances(samples.beads, pairs) / distances(own, pairs))
     for k in range(2):
         for power, exact in ((1, 0.0), (2, model.coarse_map.widths["bond_width"] ** 2)):
             estimate = statistics.weighted_mean(offset[:, k] ** power, log_weights, samples.n_walkers)
@@ -169,12 +169,12 @@ def test_beads_are_kept_or_have_the_law_of_the_noise(model, samples):
         assert np.abs(noise_deviations(model, samples, without)).max() > 5  # the negative control
     else:
         beads = model.coarse_map.beads(torch.from_numpy(samples.positions[inside])).numpy()
-        assert np.abs(beads - samples.record["beads"][inside]).max() < 1e-6
+        assert np.abs(beads - samples.beads[inside]).max() < 1e-6
 
 
 def test_density_of_a_configuration_is_that_it_was_drawn_with(model, samples):
     inside = np.flatnonzero(samples.in_domain)[:500]
-    beads = torch.from_numpy(samples.record["beads"][inside])
+    beads = torch.from_numpy(samples.beads[inside])
     found = model.log_density(samples.positions[inside], beads).numpy()
     np.testing.assert_allclose(found, samples.log_q[inside], atol=1e-6)
 

@@ -1,0 +1,114 @@
+"""``openmm-bg coarse-grain``: a map, a bead potential and a backmapping flow from molecular dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openmm_bg.cli import training_options as options
+from openmm_bg.cli.console import print_summary, say, settings_from
+
+_MAP, _ROUNDS, _SAMPLING = "Map", "Rounds", "Sampling of beads"
+
+
+def coarse_grain(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="The directory that openmm-bg simulate wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The directory of the model.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--map",
+            help="atoms (beads are atoms), residues (centres of mass), or learned.",
+            rich_help_panel=_MAP,
+        ),
+    ] = "atoms",
+    atoms: Annotated[
+        str, typer.Option(help="Which atoms, in mdtraj's selection language.", rich_help_panel=_MAP)
+    ] = "name N CA C",
+    n_beads: Annotated[
+        int, typer.Option("--beads", help="Beads of a learned map.", rich_help_panel=_MAP)
+    ] = 6,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Draw beads around those of the map.", rich_help_panel=_MAP)
+    ] = False,
+    n_steps: options.Steps = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the networks and of the training.")] = 0,
+    quiet: options.Quiet = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Frames in a step.", rich_help_panel=options.OPTIMISER)
+    ] = 512,
+    learning_rate: options.LearningRate = 1e-3,
+    force_weight: Annotated[
+        float, typer.Option(help="Weight of force matching.", rich_help_panel=options.OPTIMISER)
+    ] = 10.0,
+    dispersion_weight: Annotated[
+        float, typer.Option(help="Weight of the weights' dispersion.", rich_help_panel=options.OPTIMISER)
+    ] = 1.0,
+    max_gradient_norm: options.MaxGradientNorm = 20.0,
+    averaging: options.Averaging = 0.998,
+    n_rounds: Annotated[int, typer.Option("--rounds", help="The most rounds.", rich_help_panel=_ROUNDS)] = 4,
+    round_samples: Annotated[
+        int, typer.Option(help="Samples drawn in each round.", rich_help_panel=_ROUNDS)
+    ] = 20_480,
+    round_steps: Annotated[int, typer.Option(help="Steps of each round.", rich_help_panel=_ROUNDS)] = 1000,
+    n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers of the flow.")] = 8,
+    n_bins: Annotated[int, typer.Option("--bins", help="Bins of a spline.")] = 8,
+    hidden_features: Annotated[int, typer.Option(help="Width of the flow's networks.")] = 128,
+    energy_features: Annotated[int, typer.Option(help="Width of the bead potential's network.")] = 64,
+    n_walkers: Annotated[int, typer.Option("--walkers", help="Walkers.", rich_help_panel=_SAMPLING)] = 256,
+    n_rungs: Annotated[
+        int, typer.Option("--rungs", help="Temperatures of each walker.", rich_help_panel=_SAMPLING)
+    ] = 5,
+    ratio: Annotated[float, typer.Option(help="Ratio of each to the next.", rich_help_panel=_SAMPLING)] = 1.4,
+    interval: Annotated[
+        int, typer.Option(help="Trajectories between two frames.", rich_help_panel=_SAMPLING)
+    ] = 20,
+    burn_in: Annotated[
+        int, typer.Option(help="Trajectories that are thrown away.", rich_help_panel=_SAMPLING)
+    ] = 200,
+) -> None:
+    """Train a coarse-grained model: beads, their potential, and a flow that puts the atoms back, with weights.
+
+    An interrupted training is continued by the same command; log.csv in the output has its progress.
+
+    Example: openmm-bg coarse-grain data --output model
+    """
+    from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
+    from openmm_bg.coarse_graining.choices import MapChoice, choose_map
+    from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
+    from openmm_bg.coarse_graining.training import train_coarse_grained
+    from openmm_bg.potentials import TorchPotential
+    from openmm_bg.training import load_data
+
+    parameters = context.params
+    choice = settings_from(MapChoice, parameters)
+    sampling = settings_from(BeadSamplingSettings, parameters)
+    settings = settings_from(CoarseGrainingSettings, parameters, sampling=sampling)
+    loaded = load_data(data)
+    potential = TorchPotential.from_system(loaded.system)
+    coarse_map, chosen = choose_map(choice, loaded, potential, progress=not quiet)
+    model = train_coarse_grained(
+        loaded, coarse_map, output, settings, potential=potential, map_record=chosen, progress=not quiet
+    )
+    last = model.record["rounds"][-1]
+    rows = [
+        ("beads", f"{coarse_map.n_beads}", f"of {coarse_map.n_atoms} atoms"),
+        ("rounds", f"{last['round']}", f"{model.record['training']['n_steps']} steps in all"),
+        ("ESS", f"{last['effective_sample_size']:.2%}", f"of {last['n_samples']} samples"),
+        ("Pareto k", f"{last['pareto_k']:.2f}", "averages are reliable up to 0.7, good below 0.5"),
+        (
+            "largest deviation",
+            f"{last['largest_deviation']:.1f}",
+            f"standard errors, of {len(last['table'])} averages from those of the data",
+        ),
+        (
+            "energy evaluations",
+            f"{model.record['training']['n_energy_evaluations']}",
+            "spent on the training",
+        ),
+    ]
+    print_summary(rows, title=f"coarse-grained model at {model.temperature:g} K: {output}")
+    say(f"Weighted samples: openmm-bg backmap {output} -o samples.h5")

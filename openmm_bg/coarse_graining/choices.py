@@ -1,0 +1,128 @@
+"""The coarse-grained maps that can be asked for by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from openmm_bg.coarse_graining.learned_map import MapSettings, learn_map
+from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap, centroid_map, selection_map
+from openmm_bg.coarse_graining.noisy_map import NoisyMap
+from openmm_bg.errors import InputError
+
+if TYPE_CHECKING:
+    from openmm_bg.potentials.base import Potential
+    from openmm_bg.systems import MolecularSystem
+    from openmm_bg.training.data import TrainingData
+
+KINDS = ("atoms", "residues", "learned")
+_LEARNING_FRAMES = 1280
+
+
+@dataclass(frozen=True)
+class MapChoice:
+    """Which map a model gets.
+
+    Args:
+        kind: "atoms": beads are atoms; "residues": beads are the residues' centres of mass; "learned": beads
+        are the
+            centres of mass of groups of atoms that a network has found.
+        atoms: Which atoms, in mdtraj's selection language.
+        n_beads: The number of beads of a learned map.
+        noisy: Whether the beads are drawn around those of the map (`NoisyMap`).
+        seed: Seed of a learned map.
+
+    Raises:
+        InputError: If there is no such kind.
+    """
+
+    kind: str = "atoms"
+    atoms: str = "name N CA C"
+    n_beads: int = 6
+    noisy: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.kind not in KINDS:
+            raise InputError(f"There is no map {self.kind!r}; the maps are {', '.join(KINDS)}.")
+
+
+def choose_map(
+    choice: MapChoice, data: TrainingData, potential: Potential, *, progress: bool = False
+) -> tuple[CoarseGrainedMap, dict[str, Any]]:
+    """Return a map of a molecule, and how it was made.
+
+    Args:
+        choice: Which one.
+        data: Configurations, from which a learned map is learned.
+        potential: The molecule's potential, for forces.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: If the selection is ill-formed or has fewer than three atoms, or the molecule too few residues.
+    """
+    system, record = data.system, dict(vars(choice))
+    if choice.kind == "atoms":
+        found: CoarseGrainedMap = selection_map(system.n_atoms, selected_atoms(system, choice.atoms))
+    elif choice.kind == "residues":
+        found = residue_map(system)
+    else:
+        found, learned = _learned_map(choice, data, potential, progress)
+        record |= learned
+    return (NoisyMap(found) if choice.noisy else found), record
+
+
+def selected_atoms(system: MolecularSystem, selection: str) -> list[int]:
+    """Return the atoms that a selection in mdtraj's language names.
+
+    Raises:
+        InputError: If it is ill-formed, or names fewer than three atoms.
+    """
+    import mdtraj
+
+    try:
+        atoms = mdtraj.Topology.from_openmm(system.topology).select(selection).tolist()
+    except Exception as error:  # the parser raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{selection!r} is no selection of atoms ({reason}); an example is 'name CA'."
+        ) from error
+    if len(atoms) < 3:
+        raise InputError(
+            f"The selection {selection!r} names {len(atoms)} atoms of {system.name}; at least three are needed."
+        )
+    return atoms
+
+
+def residue_map(system: MolecularSystem) -> LinearMap:
+    """Return the map whose beads are the centres of mass of residues.
+
+    Raises:
+        InputError: If there are fewer than three.
+    """
+    groups = [[atom.index for atom in residue.atoms()] for residue in system.topology.residues()]
+    if len(groups) < 3:
+        raise InputError(f"{system.name} has {len(groups)} residues; a map needs at least three beads.")
+    return centroid_map(system.n_atoms, groups, system.masses)
+
+
+def _learned_map(
+    choice: MapChoice, data: TrainingData, potential: Potential, progress: bool
+) -> tuple[LinearMap, dict[str, Any]]:
+    chosen = np.linspace(0, len(data.positions) - 1, min(_LEARNING_FRAMES, len(data.positions))).astype(int)
+    positions = torch.as_tensor(np.asarray(data.positions[chosen], dtype=np.float64))
+    _, forces = potential.energy_and_forces(positions)
+    system = data.system
+    learned = learn_map(
+        positions,
+        forces,
+        system.bonds,
+        system.masses,
+        MapSettings(n_beads=choice.n_beads, seed=choice.seed),
+        progress=progress,
+    )
+    return learned.map, learned.record

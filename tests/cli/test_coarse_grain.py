@@ -1,0 +1,184 @@
+"""The commands coarse-grain and backmap: whole runs, killed and continued ones, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from openmm_bg import cli
+from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+from openmm_bg.io import load_samples, read_frames
+
+SIZE = ("--steps", "30", "--layers", "2", "--hidden-features", "8", "--energy-features", "8")
+SAMPLING = (
+    "--round-samples",
+    "64",
+    "--walkers",
+    "32",
+    "--rungs",
+    "2",
+    "--rounds",
+    "1",
+    "--round-steps",
+    "10",
+)
+BRIEF = ("--burn-in", "20", "--interval", "5")
+SMALL = (*BRIEF, *SIZE, *SAMPLING, "--batch-size", "32", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def coarse_model(finished_data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("coarse") / "model"
+    assert cli.run(["coarse-grain", str(finished_data), "-o", str(path), *SMALL]) == 0
+    return path
+
+
+def test_a_model_knows_how_it_was_made(coarse_model):
+    model = CoarseGrainedGenerator.load(coarse_model)
+    assert model.record["map"]["atoms"] == "name N CA C"
+    # The caps' atoms have these names, too: acetyl C, N, CA, C of alanine, and N and C of methylamide.
+    assert model.coarse_map.anchors.tolist() == [4, 6, 8, 14, 16, 18]
+    rounds = model.record["rounds"]
+    assert [one["round"] for one in rounds] == [0, 1]
+    assert {line["name"] for line in rounds[0]["table"]} >= {
+        "potential energy",
+        "radius of gyration",
+        "cos(phi)",
+    }
+    # Energies of the data with forces, of the samples of two rounds, and of the flow's draws after 9 of 30 steps.
+    draws = (30 - 9 + 10) * 32
+    assert model.record["training"]["n_energy_evaluations"] == 400 + 2 * 64 + draws
+    assert not (coarse_model / "checkpoint.safetensors").exists()
+    assert (coarse_model / "log.csv").read_text().startswith("step,round,likelihood")
+
+
+def test_samples_have_weights_and_walkers(run, coarse_model, tmp_path):
+    result = run("backmap", coarse_model, "-o", tmp_path / "samples.h5", "-n", "96", "-q")
+    assert result.code == 0
+    assert "along the chains of 32 walkers" in result.out
+    samples = load_samples(tmp_path / "samples.h5")
+    assert (len(samples), samples.n_walkers, samples.normalized) == (96, 32, False)
+    summary = json.loads((tmp_path / "samples.json").read_text())
+    assert "free_energy_kT" not in summary
+    frames = read_frames(tmp_path / "samples.h5")
+    assert frames.n_walkers == 32
+    direct = CoarseGrainedGenerator.load(coarse_model).sample(96, seed=0)
+    np.testing.assert_allclose(samples.log_weights, direct.log_weights, atol=1e-8)
+    # Readers of samples take them, with errors from the walkers.
+    files = (tmp_path / "samples.h5", "-o", tmp_path / "plots")
+    assert run("observables", *files, "--observable", "rg").code in (0, 2)
+
+
+def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_path):
+    result = run("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data, "-n", "40", "-q")
+    assert result.code == 0, result.err
+    samples, frames = load_samples(tmp_path / "s.h5"), read_frames(finished_data)
+    beads = CoarseGrainedGenerator.load(coarse_model).coarse_map.beads
+    found = beads(samples.positions[samples.in_domain])  # those outside the domain are left out
+    given = beads(frames.positions[:40])
+    assert len(samples) == 40
+    assert len(found) > 20
+    assert (found[:, None] - given).abs().amax(dim=(2, 3)).amin(dim=1).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options", [("--map", "residues"), ("--map", "learned", "--beads", "5"), ("--noisy",)]
+)
+def test_other_maps(run, finished_data, tmp_path, options):
+    model = tmp_path / "model"
+    small = [*SMALL, "--rounds", "0"]
+    result = run("coarse-grain", finished_data, "-o", model, *small, *options)
+    assert result.code == 0, result.err
+    assert run("backmap", model, "-o", tmp_path / "samples.h5", "-n", "32", "-q").code == 0
+    kind = json.loads((model / "model.json").read_text())["map"]["kind"]
+    assert kind == ("NoisyMap" if options == ("--noisy",) else "LinearMap")
+
+
+def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_model, tmp_path):
+    """Killed after a checkpoint, in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "openmm_bg.cli",
+        "coarse-grain",
+        str(finished_data),
+        "-o",
+        str(tmp_path / "m"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENMM_BG_THREADS": "1"}
+    with subprocess.Popen([*command, *SMALL], env=environment) as process:
+        while not (tmp_path / "m" / "checkpoint.safetensors").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    if not (tmp_path / "m" / "model.json").exists():
+        assert cli.run([str(word) for word in [*command[3:], *SMALL]]) == 0
+    one, other = (CoarseGrainedGenerator.load(path) for path in (coarse_model, tmp_path / "m"))
+    for a, b in zip(one.flow.state_dict().values(), other.flow.state_dict().values(), strict=True):
+        assert (a.double() - b.double()).abs().max() < 1e-5
+    assert one.record["rounds"][1]["largest_deviation"] == pytest.approx(
+        other.record["rounds"][1]["largest_deviation"], rel=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),
+        (("--atoms", "name QQ"), "names 0 atoms of alanine_dipeptide; at least three are needed"),
+        (("--atoms", "nonsense ("), "is no selection of atoms"),
+        (("--map", "learned", "--beads", "30"), "more beads"),
+        (("--map", "learned", "--beads", "2"), "at least three"),
+        (("--steps", "0"), "n_steps must be positive"),
+        (("--ratio", "0.9"), "ratio of the temperatures must be above 1"),
+    ],
+)
+def test_bad_options_are_refused(refused, finished_data, tmp_path, options, message):
+    assert message in refused("coarse-grain", finished_data, "-o", tmp_path / "m", *SMALL, *options)
+
+
+def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finished_model, tmp_path):
+    assert "no provenance.json" in refused("coarse-grain", tmp_path, "-o", tmp_path / "m")
+    assert "holds a finished model" in refused("coarse-grain", finished_data, "-o", coarse_model, *SMALL)
+    assert "a CoarseGrainedGenerator is needed" in refused("backmap", finished_model, "-o", tmp_path / "s.h5")
+    assert "a BoltzmannGenerator is needed" in refused("sample", coarse_model, "-o", tmp_path / "s.h5")
+    assert "ends in .h5" in refused("backmap", coarse_model, "-o", tmp_path / "s.dcd")
+    assert "at least 1" in refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "-n", "0")
+
+
+def test_damaged_models_are_refused(refused, coarse_model, tmp_path):
+    broken = shutil.copytree(coarse_model, tmp_path / "model")
+    content = (broken / "networks.safetensors").read_bytes()
+    (broken / "networks.safetensors").write_bytes(content[: len(content) // 2])
+    assert "is truncated or was changed" in refused("backmap", broken, "-o", tmp_path / "s.h5")
+
+
+def test_frames_of_another_molecule_are_refused(refused, coarse_model, tmp_path):
+    import mdtraj
+
+    from openmm_bg import systems
+
+    other = systems.load("chignolin")
+    trajectory = mdtraj.Trajectory(other.positions[None], mdtraj.Topology.from_openmm(other.topology))
+    trajectory.save_hdf5(str(tmp_path / "other.h5"))
+    message = refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", tmp_path / "other.h5")
+    assert "has 175 atoms, but the model 22" in message
+
+
+def test_beads_far_outside_the_training_range_are_warned_of(coarse_model, finished_data):
+    from openmm_bg.errors import ReliabilityWarning
+
+    model = CoarseGrainedGenerator.load(coarse_model)
+    beads = model.coarse_map.beads(read_frames(finished_data).positions[:5])
+    model.backmap(beads)  # no warning: warnings are errors
+    beads[0] *= 1.5
+    with pytest.warns(
+        ReliabilityWarning, match=r"1 of 5 bead configurations are far outside .* log-weights is"
+    ):
+        found = model.backmap(beads)
+    assert found.far.tolist() == [True, False, False, False, False]
