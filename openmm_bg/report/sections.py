@@ -206,7 +206,8 @@ def weight_section(contents: Contents) -> Section:
                 f"{statistics.effective_sample_size(log_weights, 1e-4):.2%}",
                 f"{pareto_k:.2f}",
                 f"{statistics.normalized_weights(log_weights).max():.2%}",
-                with_error((-log_z.value, log_z.stderr)),
+                # Of a coarse-grained model it would be relative to an unknown constant.
+                with_error((-log_z.value, log_z.stderr)) if one.record.get("normalized", True) else "unknown",
                 f"{one.record.get('n_out_of_domain', 0)} / {one.record.get('n_nonfinite', 0)}",
             )
         )
