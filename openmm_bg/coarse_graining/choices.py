@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from openmm_bg.coarse_graining.bead_energy import BeadPotential
+from openmm_bg.coarse_graining.force_matching import match_forces
 from openmm_bg.coarse_graining.learned_map import MapSettings, learn_map
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap, centroid_map, selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = ("atoms", "residues", "learned")
 _LEARNING_FRAMES = 1280
+# After the first learning, the map and a bead energy are learned in turns.
+_TURNS, _TURN_STEPS, _TURN_RATE = 2, 60, 1e-4
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,16 @@ def _learned_map(
     positions = torch.as_tensor(np.asarray(data.positions[chosen], dtype=np.float64))
     _, forces = potential.energy_and_forces(positions)
     system = data.system
-    learned = learn_map(
-        positions,
-        forces,
-        system.bonds,
-        system.masses,
-        MapSettings(n_beads=choice.n_beads, seed=choice.seed),
-        progress=progress,
-    )
+    settings = MapSettings(n_beads=choice.n_beads, seed=choice.seed)
+    molecule = (positions, forces, system.bonds, system.masses)
+    learned = learn_map(*molecule, settings, progress=progress)
+    brief = dataclasses.replace(settings, n_steps=_TURN_STEPS, learning_rate=_TURN_RATE)
+    for _ in range(_TURNS):
+        energy = match_forces(
+            learned.map.beads(positions), learned.map.bead_forces(forces), data.temperature, seed=choice.seed
+        )
+        found = BeadPotential(energy)
+        learned = learn_map(
+            *molecule, brief, bead_forces=lambda z, p=found: p.energy_and_forces(z)[1], start=learned
+        )
     return learned.map, learned.record

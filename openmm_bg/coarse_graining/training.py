@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
-from openmm_bg.coarse_graining.frames import Frames, make_frames
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
+from openmm_bg.coarse_graining.joint_loss import JointLoss
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.errors import InputError
@@ -26,15 +25,12 @@ from openmm_bg.files import provenance
 from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
-from openmm_bg.units import thermal_energy
 
 if TYPE_CHECKING:
     from openmm_bg.potentials.base import Potential
     from openmm_bg.training.data import TrainingData
 
-_CHUNK = 2048
 _CHECKPOINT_INTERVAL = 250
-_CLASH = 100.0  # kT
 _START = 512  # bead configurations that are kept with the model
 
 
@@ -100,7 +96,6 @@ class _Trainer:
             potential = TorchPotential.from_system(system, dtype=torch.float64)
         self.data, self.coarse_map, self.output, self.settings = data, coarse_map, output, settings
         self.potential = potential
-        self.kt = thermal_energy(data.temperature)
         self.positions = torch.as_tensor(np.asarray(data.positions, dtype=np.float64))
         beads = coarse_map.draw(self.positions, torch.Generator().manual_seed(settings.seed))
         self.invariants = BeadInvariants(coarse_map.n_beads).fit(beads)
@@ -120,96 +115,15 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
-        self._frames: Frames | None = None
-
-    # The data
-
-    def _prepare(self) -> None:
-        """Compute the data's frames, with forces of the potential."""
-        if self._frames is not None:
-            return
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        parts = []
-        for start in range(0, len(self.positions), _CHUNK):
-            positions = self.positions[start : start + _CHUNK]
-            energies, forces = self.potential.energy_and_forces(positions)
-            frames, _ = make_frames(
-                self.coarse_map,
-                self.flow,
-                positions,
-                energies.double() / self.kt,
-                reduced_forces=forces.double() / self.kt,
-                generator=generator,
-            )
-            parts.append(frames)
-        self._frames = Frames.joined(parts)
-        self.n_training = int(len(self._frames.constant) * (1 - self.settings.validation_fraction))
-        self.zero = float(self._frames.constant.mean())
-        self.force_scale = float(self._frames.forces[: self.n_training].square().mean())
-
-    # The loss
-
-    def _deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-        """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,); clashes grow as logarithms."""
-        deviation = log_p - energies + (frames.constant - self.zero).to(log_p)
-        excess = (deviation - _CLASH).clamp_min(0.0)
-        return torch.where(excess > 0, _CLASH + torch.log1p(excess), deviation)
-
-    def _data_loss(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the negative log-likelihood, the force error and the deviations."""
-        log_p = self.flow.feature_log_prob(frames.features, frames.invariants)
-        beads = frames.beads.clone().requires_grad_()
-        energies = self.energy(beads)
-        (gradient,) = torch.autograd.grad(energies.sum(), beads, create_graph=True)
-        force_error = (gradient + frames.forces).square().mean() / self.force_scale
-        return -log_p.mean(), force_error, self._deviation(frames, energies, log_p)
-
-    def _loss(self) -> tuple[torch.Tensor, dict[str, float]]:
-        settings = self.settings
-        frames = self._frames.at(self._choose(self.n_training, settings.batch_size))
-        likelihood, force_error, deviation = self._data_loss(frames)
-        center = deviation.mean()  # not detached: the energy's own constant must not drift
-        dispersion = own_dispersion = self._huber(deviation - center)
-        if self.step >= settings.own_start * settings.n_steps:
-            own = self._draw(settings.batch_size)
-            if len(own.constant):  # at the very start, all may be outside the domain
-                log_p = self.flow.feature_log_prob(own.features, own.invariants)
-                own_dispersion = self._huber(self._deviation(own, self.energy(own.beads), log_p) - center)
-        weight = settings.dispersion_weight * min(1.0, 10.0 * self.step / settings.n_steps)
-        loss = likelihood + settings.force_weight * force_error
-        loss = loss + 0.5 * weight * (dispersion + own_dispersion)
-        figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": dispersion}
-        figures["own_dispersion"] = own_dispersion
-        return loss, {name: float(value.detach()) for name, value in figures.items()}
-
-    def _draw(self, n: int) -> Frames:
-        """Draw configurations from the flow as it is, of bead configurations of the data and of the last round."""
-        beads = self._frames.beads[self._choose(self.n_training, n)]
-        if self.pool is not None:
-            half = n // 2
-            beads = torch.cat([beads[half:], self.pool[self._choose(len(self.pool), half)].to(beads)])
-        with torch.no_grad():
-            beads = beads.double()
-            positions = self.flow.draw(beads, generator=self.generator)
-            reduced = self.potential.energy(positions).double() / self.kt
-            frames, _ = make_frames(
-                self.coarse_map, self.flow, positions, reduced, beads=beads, generator=self.generator
-            )
-        return frames
-
-    def _huber(self, deviation: torch.Tensor) -> torch.Tensor:
-        zeros = torch.zeros_like(deviation)
-        return 2.0 * functional.huber_loss(deviation, zeros, delta=self.settings.dispersion_range)
-
-    def _choose(self, n: int, size: int) -> torch.Tensor:
-        return torch.randint(n, (size,), generator=self.generator)
 
     # The run
 
     def run(self, bar: TrainingBar, on_checkpoint: Callable[[int], None] | None) -> None:
         """Train on the data, then in rounds until the observables stop moving."""
-        self._prepare()
         settings = self.settings
+        self.loss = JointLoss(
+            self.coarse_map, self.flow, self.energy, self.potential, self.positions, settings
+        )
         self._train(settings.n_steps, settings.learning_rate, bar, on_checkpoint)
         while True:
             if not self.in_round:
@@ -237,7 +151,7 @@ class _Trainer:
             fraction = (self.step - first) / (end - first)
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
-            loss, figures = self._loss()
+            loss, figures = self.loss(self.step, self.pool, self.generator)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
@@ -250,17 +164,15 @@ class _Trainer:
             if self.step % 10 == 0:
                 bar.show(self.step, f"dispersion {figures['dispersion']:.3g}")
             if self.step % _CHECKPOINT_INTERVAL == 0 or self.step == end:
-                self.log.append({"step": self.step, "round": self.rounds_done, **figures, **self._validate()})
+                self.log.append(
+                    {
+                        "step": self.step,
+                        "round": self.rounds_done,
+                        **figures,
+                        **self.loss.held_out(*self._averaged()),
+                    }
+                )
                 self._checkpoint(on_checkpoint)
-
-    def _validate(self) -> dict[str, float]:
-        """Return figures of the averaged networks on the frames that are held out."""
-        held_out = Frames(*(tensor[self.n_training :] for tensor in self._frames))
-        flow, energy = self._averaged()
-        with torch.no_grad():
-            log_p = flow.feature_log_prob(held_out.features, held_out.invariants)
-            deviation = self._deviation(held_out, energy(held_out.beads), log_p)
-        return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(deviation.std())}
 
     def _averaged(self) -> tuple[BackmappingFlow, BeadEnergy]:
         """Return copies of the networks with the averaged parameters."""

@@ -1,0 +1,143 @@
+"""The loss of a backmapping flow and a bead energy, which are trained together."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from openmm_bg.coarse_graining.backmapping import BackmappingFlow
+from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.frames import Frames, make_frames
+from openmm_bg.coarse_graining.maps import CoarseGrainedMap
+from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
+from openmm_bg.potentials.base import Potential
+from openmm_bg.units import thermal_energy
+
+_CHUNK = 2048
+_CLASH = 100.0  # kT
+
+
+class JointLoss:
+    """Maximum likelihood, force matching and the dispersion of weights; see `CoarseGrainingSettings`.
+
+    Args:
+        coarse_map: The map.
+        flow: The backmapping flow.
+        energy: The bead energy.
+        potential: The all-atom potential.
+        positions: The data [nm] with shape=(n_frames, n_atoms, 3), float64. Their energies and forces are computed.
+        settings: The settings.
+
+    Attributes:
+        frames: The data.
+        n_training: How many of them are trained on; the others are held out.
+    """
+
+    def __init__(
+        self,
+        coarse_map: CoarseGrainedMap,
+        flow: BackmappingFlow,
+        energy: BeadEnergy,
+        potential: Potential,
+        positions: torch.Tensor,
+        settings: CoarseGrainingSettings,
+    ) -> None:
+        self.coarse_map, self.flow, self.energy = coarse_map, flow, energy
+        self.potential, self.settings = potential, settings
+        self._kt = thermal_energy(energy.temperature)
+        self.frames = self._data_frames(positions)
+        self.n_training = int(len(self.frames.constant) * (1 - settings.validation_fraction))
+        self._zero = float(self.frames.constant.mean())
+        self._force_scale = float(self.frames.forces[: self.n_training].square().mean())
+
+    def _data_frames(self, positions: torch.Tensor) -> Frames:
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        parts = []
+        for chunk in positions.split(_CHUNK):
+            energies, forces = self.potential.energy_and_forces(chunk)
+            frames, _ = make_frames(
+                self.coarse_map,
+                self.flow,
+                chunk,
+                energies.double() / self._kt,
+                reduced_forces=forces.double() / self._kt,
+                generator=generator,
+            )
+            parts.append(frames)
+        return Frames.joined(parts)
+
+    def __call__(
+        self, step: int, pool: torch.Tensor | None, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a batch, and its parts.
+
+        Args:
+            step: Steps done; weights depend on it.
+            pool: Bead configurations [nm] from which half of the flow's own draws begin, if there are some.
+            generator: Source of randomness.
+        """
+        settings = self.settings
+        frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
+        likelihood, force_error, deviation = self._of_data(frames)
+        center = deviation.mean()  # not detached: the energy's own constant must not drift
+        dispersion = own_dispersion = self._huber(deviation - center)
+        if step >= settings.own_start * settings.n_steps:
+            own = self._draw(settings.batch_size, pool, generator)
+            if len(own.constant):  # at the very start, all may be outside the domain
+                log_p = self.flow.feature_log_prob(own.features, own.invariants)
+                own_dispersion = self._huber(self.deviation(own, self.energy(own.beads), log_p) - center)
+        weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
+        loss = likelihood + settings.force_weight * force_error
+        loss = loss + 0.5 * weight * (dispersion + own_dispersion)
+        figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": dispersion}
+        figures["own_dispersion"] = own_dispersion
+        return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+    def deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+        """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,); clashes grow as logarithms.
+
+        Args:
+            frames: The configurations.
+            energies: Their bead energies with shape=(n,).
+            log_p: Log-densities of their features with shape=(n,).
+        """
+        deviation = log_p - energies + (frames.constant - self._zero).to(log_p)
+        excess = (deviation - _CLASH).clamp_min(0.0)
+        return torch.where(excess > 0, _CLASH + torch.log1p(excess), deviation)
+
+    def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
+        """Return figures of networks on the frames that are held out."""
+        frames = Frames(*(tensor[self.n_training :] for tensor in self.frames))
+        with torch.no_grad():
+            log_p = flow.feature_log_prob(frames.features, frames.invariants)
+            deviation = self.deviation(frames, energy(frames.beads), log_p)
+        return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(deviation.std())}
+
+    def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the negative log-likelihood, the force error and the deviations."""
+        log_p = self.flow.feature_log_prob(frames.features, frames.invariants)
+        beads = frames.beads.clone().requires_grad_()
+        energies = self.energy(beads)
+        (gradient,) = torch.autograd.grad(energies.sum(), beads, create_graph=True)
+        force_error = (gradient + frames.forces).square().mean() / self._force_scale
+        return -log_p.mean(), force_error, self.deviation(frames, energies, log_p)
+
+    def _draw(self, n: int, pool: torch.Tensor | None, generator: torch.Generator) -> Frames:
+        """Draw configurations from the flow as it is, of bead configurations of the data and of the pool."""
+        beads = self.frames.beads[torch.randint(self.n_training, (n,), generator=generator)]
+        if pool is not None:
+            half = n // 2
+            chosen = torch.randint(len(pool), (half,), generator=generator)
+            beads = torch.cat([beads[half:], pool[chosen].to(beads)])
+        with torch.no_grad():
+            beads = beads.double()
+            positions = self.flow.draw(beads, generator=generator)
+            reduced = self.potential.energy(positions).double() / self._kt
+            frames, _ = make_frames(
+                self.coarse_map, self.flow, positions, reduced, beads=beads, generator=generator
+            )
+        return frames
+
+    def _huber(self, deviation: torch.Tensor) -> torch.Tensor:
+        zeros = torch.zeros_like(deviation)
+        return 2.0 * functional.huber_loss(deviation, zeros, delta=self.settings.dispersion_range)
