@@ -1,0 +1,165 @@
+"""Coarse-graining of alanine dipeptide at 300 K, judged against molecular dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmm_bg import statistics
+from openmm_bg.analysis import BASINS, PHI_POSITIVE, Ramachandran, torsion_angles
+from openmm_bg.coarse_graining.consistency import ConsistencyLine, compare_moments, observables_of
+from openmm_bg.histograms import cell_fractions
+from openmm_bg.io import load_samples
+from openmm_bg.samples import Samples
+from openmm_bg.statistics import z_score
+from openmm_bg.training import load_data
+from openmm_bg.training.data import TrainingData
+
+COMMAND = "python scripts/verify_coarse_graining.py"
+TEMPERATURE = 300.0
+BINS = 36
+_HIGHEST, _SURE, _CLOSE = 4.0, 0.1, 0.3  # kT
+_SIGMA = 3.5
+
+MAPS = {
+    "selection map": ["--atoms", "index 4 6 8 14 16"],
+    "learned map": ["--map", "learned", "--beads", "6"],
+}
+"""Options of ``openmm-bg coarse-grain`` by the label of the map."""
+
+
+def data_commands(output: Path) -> dict[str, list[str]]:
+    """Return the commands that make the training data, and an independent reference, by parallel tempering."""
+    ladder = " ".join(f"--ladder {t}" for t in (378, 476, 600, 756, 952))
+    common = f"simulate alanine_dipeptide -T {TEMPERATURE:g} {ladder} --hot-start 952 --walkers 128 --interval 100 "
+    return {
+        "data": (common + f"--burn-in 20000 --frames 102400 --seed 1 -o {output / 'data'}").split(),
+        "reference": (common + f"--burn-in 20000 --frames 204800 --seed 2 -o {output / 'reference'}").split(),
+    }
+
+
+def model_commands(output: Path, label: str) -> dict[str, list[str]]:
+    """Return the commands that train a model and draw samples from it."""
+    name = label.split()[0]
+    model, samples = output / f"model_{name}", output / f"samples_{name}.h5"
+    return {
+        f"train {name}": [
+            "coarse-grain",
+            str(output / "data"),
+            "-o",
+            str(model),
+            "--steps",
+            "6000",
+            *options,
+        ],
+        f"sample {name}": ["backmap", str(model), "-o", str(samples), "-n", "307200", "--seed", "1"],
+    }
+
+
+def row(line: str, value: float, bound: str, holds: bool, **extra: Any) -> dict[str, Any]:
+    """Return one row of the results."""
+    found = {"line": line, "value": value, "stderr": None, "bound": bound, "holds": bool(holds)}
+    return found | {"command": COMMAND, "seed": 1} | extra
+
+
+def alanine_rows(output: Path, label: str) -> Iterator[dict[str, Any]]:
+    """Judge the samples of a model of alanine dipeptide."""
+    reference = load_data(output / "reference")
+    samples = load_samples(output / f"samples_{label.split()[0]}.h5", reference.system)
+    ess, stderr = statistics.effective_sample_size_estimate(samples.log_weights)
+    k = samples.pareto_k()
+    name = f"alanine dipeptide, {label}"
+    yield row(
+        f"{name}: ESS of the weights", ess, ">= 0.05", ess >= 0.05, stderr=stderr, n_samples=len(samples)
+    )
+    yield row(f"{name}: ESS of the weights (goal)", ess, ">= 0.30", ess >= 0.3, stderr=stderr, goal=True)
+    yield row(f"{name}: Pareto k", k, "< 0.7", k < 0.7)
+    expected = _law("reference", reference.positions, reference, None, int(reference.record["n_walkers"]))
+    weighted, plain = (_samples_law(samples, reference, log_weights) for log_weights in _both(samples))
+    share, n_bins = surface_agreement(weighted, expected)
+    yield row(
+        f"{name}: (phi, psi) bins within {_CLOSE} kT, of those below {_HIGHEST:g} kT known to {_SURE} kT",
+        share,
+        ">= 0.9",
+        share >= 0.9 and n_bins > 0,
+        n_bins=n_bins,
+        unweighted=surface_agreement(plain, expected)[0],
+    )
+    for basin, area in {**BASINS, "phi > 0": PHI_POSITIVE}.items():
+        found = weighted.population(area)
+        z = z_score(found, expected.population(area))
+        yield row(
+            f"{name}: P({basin}), difference from the reference in standard errors",
+            z,
+            f"|z| <= {_SIGMA}",
+            abs(z) <= _SIGMA,
+            found=found._asdict(),
+            reference=expected.population(area)._asdict(),
+            unweighted=plain.population(area)._asdict(),
+        )
+    table = moments(samples, reference)
+    worst = max(table, key=lambda line: abs(line.deviation))
+    yield row(
+        f"{name}: largest deviation of {len(table)} moments from the reference in standard errors",
+        abs(worst.deviation),
+        f"<= {_SIGMA}",
+        abs(worst.deviation) <= _SIGMA,
+        observable=f"{worst.name}, moment {worst.moment}",
+        unweighted=max(abs(line.unweighted_deviation) for line in table),
+    )
+
+
+def surface_agreement(found: Ramachandran, expected: Ramachandran) -> tuple[float, int]:
+    """Return which part of the bins has the free energy of a reference, and how many bins were judged.
+
+    Judged are those below 4 kT in the reference whose difference has a standard error of at most 0.1 kT. The two
+    surfaces are brought to the same height by the judged bins' mean difference.
+    """
+    (p, p_err), (q, q_err) = (_bin_fractions(law) for law in (found, expected))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        free_energy = -np.log(q / q.max())
+        error = np.hypot(p_err / p, q_err / q)
+        judged = (q > 0) & (p > 0) & (free_energy < _HIGHEST) & (error <= _SURE)
+        difference = -np.log(p[judged] / q[judged])
+    if not judged.any():
+        return 0.0, 0
+    return float((np.abs(difference - difference.mean()) <= _CLOSE).mean()), int(judged.sum())
+
+
+def moments(samples: Samples, reference: TrainingData) -> list[ConsistencyLine]:
+    """Return the first two moments of observables of samples and of a reference."""
+    usable = np.isfinite(samples.log_weights)
+    positions = np.where(usable[:, None, None], samples.positions, reference.positions[0])
+    found = observables_of(reference.system, positions, np.where(usable, samples.energies, 0.0))
+    expected = observables_of(reference.system, reference.positions, reference.energies)
+    walkers = int(reference.record["n_walkers"])
+    return compare_moments(found, samples.log_weights, expected, samples.n_walkers, walkers)
+
+
+def _bin_fractions(law: Ramachandran) -> tuple[np.ndarray, np.ndarray]:
+    cells = _bin(law.phi) * BINS + _bin(law.psi)
+    return cell_fractions(cells, BINS * BINS, law.log_weights, law.n_walkers)
+
+
+def _bin(angle: np.ndarray) -> np.ndarray:
+    scaled = (np.nan_to_num(angle) + np.pi) / (2 * np.pi) * BINS
+    return np.floor(scaled).astype(np.int64) % BINS
+
+
+def _both(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-weights, and those of equal weights."""
+    return samples.log_weights, np.where(np.isfinite(samples.log_weights), 0.0, -np.inf)
+
+
+def _samples_law(samples: Samples, data: TrainingData, log_weights: np.ndarray) -> Ramachandran:
+    return _law("samples", samples.positions, data, log_weights, samples.n_walkers)
+
+
+def _law(
+    label: str, positions: np.ndarray, data: TrainingData, log_weights: np.ndarray | None, n_walkers: int
+) -> Ramachandran:
+    angles = torsion_angles(positions, data.system.torsions)
+    return Ramachandran(label, angles["phi"], angles["psi"], log_weights, n_walkers)
