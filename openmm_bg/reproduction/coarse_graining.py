@@ -53,7 +53,7 @@ def model_commands(output: Path, label: str) -> dict[str, list[str]]:
             str(model),
             "--steps",
             "6000",
-            *options,
+            *MAPS[label],
         ],
         f"sample {name}": ["backmap", str(model), "-o", str(samples), "-n", "307200", "--seed", "1"],
     }
