@@ -40,8 +40,9 @@ def test_main_job(tmp_path):
         assert {"value", "stderr", "z", "agrees"} <= summary["figures_300K"][figure]["chain"].keys()
     evaluations = summary["n_energy_evaluations_by_stage"]
     assert evaluations["sampling"] == 1200
-    # Steps and the end of the dynamics; proposals, the configuration before them and the end; the exchange.
-    assert evaluations["exchange"] == 12 * 2 * ((100 + 1) + (4 + 1 + 1) + 1)
+    # Steps and the end of the dynamics; proposals, the configuration before them and the end; three forces for new
+    # velocities; the exchange.
+    assert evaluations["exchange"] == 12 * 2 * ((100 + 1) + (4 + 1 + 1) + 3 + 1)
     for name in (
         "ramachandran.png",
         "ramachandran.svg",

@@ -80,7 +80,7 @@ def test_commands_exist():
 
     from openmm_bg.cli import app
 
-    named = set(re.findall(r"`openmm-bg (\w+)", README))
+    named = set(re.findall(r"`openmm-bg ([\w-]+)", README))
     assert named == set(get_command(app).commands)
 
 

@@ -389,7 +389,7 @@ def test_methods_run_once_and_together_make_the_results(model, tmp_path):
     assert rows["samples", False]["model_evaluations"] == 18
     assert rows["samples", False]["model_seconds"] > 3.0
     # Steps, candidates, the current configuration twice, after the dynamics, for the exchange; two replicas.
-    assert rows["multiple-try-exchange", True]["evaluations"] == 10 * 2 * (2 + 3 + 2 + 2)
+    assert rows["multiple-try-exchange", True]["evaluations"] == 10 * 2 * (2 + 3 + 2 + 3 + 2)
     trace = Trace.load(tmp_path, "multiple-try-chain")
     assert trace.recycled["phi"].shape == (40,)
     assert trace.phi.shape == (20, 1, 1)
@@ -411,8 +411,8 @@ def test_the_other_methods_run(model, tmp_path):
     evaluations = {row["method"]: row["evaluations"] for row in summary["methods"]}
     assert evaluations == {
         "openmmtools-tempering": 10 * 2 * (2 + 2),
-        "flow-exchange": 10 * 2 * (2 + 2 + 2 + 2),
-        "learned-exchange": 10 * 2 * (2 + 2 + 2),
+        "flow-exchange": 10 * 2 * (2 + 2 + 2 + 3 + 2),
+        "learned-exchange": 10 * 2 * (2 + 2 + 3 + 2),
         "flow-chain": 20 * (2 + 1),
     }
     exchange = Trace.load(tmp_path, "openmmtools-tempering")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("atoms", "residues", "learned")
 _LEARNING_FRAMES = 1280
 # After the first learning, the map and a bead energy are learned in turns.
-_TURNS, _TURN_STEPS, _TURN_RATE = 2, 60, 1e-4
+_STEPS, _TURNS, _TURN_STEPS, _TURN_RATE = 600, 2, 60, 1e-4
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _learned_map(
     positions = torch.as_tensor(np.asarray(data.positions[chosen], dtype=np.float64))
     _, forces = potential.energy_and_forces(positions)
     system = data.system
-    settings = MapSettings(n_beads=choice.n_beads, seed=choice.seed)
+    settings = MapSettings(n_beads=choice.n_beads, n_steps=_STEPS, seed=choice.seed)
     molecule = (positions, forces, system.bonds, system.masses)
     learned = learn_map(*molecule, settings, progress=progress)
     brief = dataclasses.replace(settings, n_steps=_TURN_STEPS, learning_rate=_TURN_RATE)

@@ -90,7 +90,9 @@ def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_pa
 @pytest.mark.parametrize(
     "options", [("--map", "residues"), ("--map", "learned", "--beads", "5"), ("--noisy",)]
 )
-def test_other_maps(run, finished_data, tmp_path, options):
+def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices._STEPS", 60)
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURN_STEPS", 10)
     model = tmp_path / "model"
     small = [*SMALL, "--rounds", "0"]
     result = run("coarse-grain", finished_data, "-o", model, *small, *options)
