@@ -72,7 +72,7 @@ def test_samples_have_weights_and_walkers(run, coarse_model, tmp_path):
     np.testing.assert_allclose(samples.log_weights, direct.log_weights, atol=1e-8)
     # Readers of samples take them, with errors from the walkers.
     files = (tmp_path / "samples.h5", "-o", tmp_path / "plots")
-    assert run("observables", *files, "--observable", "rg").code in (0, 2)
+    assert run("observables", *files, "--observable", "rg").code == 0
 
 
 def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_path):
