@@ -61,6 +61,13 @@ def exchange(
         float | None,
         typer.Option(help="Mass of hydrogens (Da); 4 allows steps of 0.002 ps. Unchanged if not given."),
     ] = None,
+    dynamics: Annotated[
+        str,
+        typer.Option(
+            help="openmm: steps of a Context; fused: steps of compiled code for this molecule, several times "
+            "faster if it is small."
+        ),
+    ] = "openmm",
     checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,
     platform: Annotated[
         str | None, typer.Option(help="OpenMM's platform for the dynamics; the fastest if not given.")
@@ -95,6 +102,7 @@ def exchange(
         timestep=timestep,
         collision_rate=collision_rate,
         hydrogen_mass=hydrogen_mass,
+        dynamics=dynamics,
         checkpoint_interval=checkpoint_interval,
         platform=platform,
         seed=seed,

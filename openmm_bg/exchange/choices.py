@@ -17,6 +17,9 @@ SAMPLERS = ("parallel-tempering", "learned")
 MOVES = ("flow", "latent", "multiple-try", "none")
 """How the flow can move the replicas at their temperature."""
 
+DYNAMICS = ("openmm", "fused")
+"""What makes the steps of dynamics: an OpenMM Context, or machine code of the batched potential."""
+
 _N_REPLICAS = {"parallel-tempering": 4, "learned": 2}
 _MOVE = {"parallel-tempering": "flow", "learned": "none"}
 
@@ -117,6 +120,17 @@ def check_step(timestep: Any) -> float:
     if not (math.isfinite(step) and 0 < step <= 0.004):
         raise InputError(f"The time step must be between 0 and 0.004 ps, not {step:g} ps.")
     return step
+
+
+def check_dynamics(name: str) -> str:
+    """Return the name of what makes the steps of dynamics.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    if name not in DYNAMICS:
+        raise InputError(f"There are no dynamics {name!r}; choose from {', '.join(DYNAMICS)}.")
+    return name
 
 
 def _temperatures(lowest: Any, highest: Any, count: int) -> np.ndarray:

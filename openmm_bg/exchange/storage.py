@@ -37,6 +37,7 @@ def stored_run(
         differences = [(name, settings[name], one) for name, one in wanted.items() if settings[name] != one]
     if not differences and choices is not None and (found := choices.difference(settings)):
         differences = [found]
+    settings = {"dynamics": "openmm", **settings}  # what runs of older versions had
     differences += [
         (name, settings.get(name), one) for name, one in dynamics.items() if settings.get(name) != one
     ]

@@ -144,6 +144,23 @@ def reduced_energies(
     Raises:
         InputError: If the system is not supported, or a parameter of the Context has another value than in it.
     """
+    batched = batched_potential(thermodynamic_state, context_cache)
+    if batched is None:
+        context, _ = context_cache.get_context(thermodynamic_state)
+        return one_by_one(context, positions.numpy(), lambda: thermodynamic_state.reduced_potential(context))
+    with torch.no_grad():
+        energies = batched.energy(positions).double().cpu().numpy()
+    return energies / thermal_energy(thermodynamic_state.temperature)
+
+
+def batched_potential(
+    thermodynamic_state: ThermodynamicState, context_cache: ContextCache
+) -> TorchPotential | None:
+    """Return the potential of a state; None if only its Context knows the energies, see `reduced_energies`.
+
+    Raises:
+        InputError: If the system is not supported, or a parameter of the Context has another value than in it.
+    """
     from openmmtools.states import ThermodynamicState
 
     host = host_system(thermodynamic_state)
@@ -154,11 +171,7 @@ def reduced_energies(
     if batched is None or defaults:
         context, _ = context_cache.get_context(thermodynamic_state)
         _refuse_other_parameters(thermodynamic_state, context, defaults)
-    if batched is None:
-        return one_by_one(context, positions.numpy(), lambda: thermodynamic_state.reduced_potential(context))
-    with torch.no_grad():
-        energies = batched.energy(positions).double().cpu().numpy()
-    return energies / thermal_energy(thermodynamic_state.temperature)
+    return batched
 
 
 def _refuse_other_parameters(

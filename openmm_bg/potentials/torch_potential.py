@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError
@@ -22,7 +23,7 @@ from openmm_bg.threads import potential_threads
 if TYPE_CHECKING:
     import openmm
 
-    from openmm_bg.potentials.fused.engine import FusedEngine
+    from openmm_bg.potentials.fused.engine import FusedEngine, SingleConfiguration
 
 _FORMAT = 2
 MODES = ("auto", "fused", "compiled", "eager")
@@ -192,6 +193,42 @@ class TorchPotential(Potential):
     def chunk_size(self) -> int:
         """Configurations that the tensor modes evaluate at a time."""
         return self._tensors.chunk_size
+
+    def single(self, positions: Any) -> SingleConfiguration:
+        """Return machine code that evaluates one configuration at a time, for dynamics of a single molecule.
+
+        Its evaluations are not counted in `n_evaluations`, and non-finite energies are returned as they are.
+
+        Args:
+            positions: A configuration [nm] with shape=(n_atoms, 3), of finite energy: there the machine code is
+                compared with this potential, and it is set to it.
+
+        Raises:
+            InputError: If the energy is not finite, or the mode is not "fused", or machine code cannot be written.
+        """
+        from openmm_bg.potentials.fused.engine import SingleConfiguration
+
+        positions = torch.tensor(np.asarray(positions), dtype=self.dtype)
+        expected, expected_forces = self.energy_and_forces(positions[None])
+        if self.mode != "fused":
+            raise InputError(
+                f"One configuration at a time takes the mode 'fused', and this potential's is {self.mode!r}."
+            )
+        if not torch.isfinite(expected).all():
+            raise InputError("The energy of the configuration is not finite; begin with other positions.")
+        one = SingleConfiguration(self.n_atoms, self.terms)
+        one.positions[:] = positions.numpy()
+        one.fill()
+        one.evaluate()
+        tolerance = _TOLERANCE[self.dtype]
+        error = abs(one.energy - float(expected[0])) / max(100.0, abs(float(expected[0])))
+        force_error = np.linalg.norm(one.forces - expected_forces[0].numpy())
+        force_error /= max(100.0, float(expected_forces.norm()))
+        if not max(error, force_error) <= tolerance:
+            raise InputError(
+                "Machine code for one configuration gives another energy than the potential; use its batches."
+            )
+        return one
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process."""

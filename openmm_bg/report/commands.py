@@ -38,6 +38,7 @@ def exchange_command(path: Path, run: ExchangeRecord) -> str:
         "timestep": settings["timestep"],
         "collision-rate": settings["collision_rate"],
         "hydrogen-mass": settings.get("hydrogen_mass"),
+        "dynamics": settings.get("dynamics"),
         "platform": settings["platform"],
         "seed": settings["seed"],
         "output": path.name,

@@ -252,6 +252,7 @@ def test_exchange_with_arguments_that_make_no_sense(refused, model, tmp_path):
     assert "must be below" in refused(*exchange, "--temperature-min", "700")
     assert "at least 2" in refused(*exchange, "--replicas", "1")
     assert "n_iterations must be at least 1" in refused(*exchange, "--iterations", "0")
+    assert "no dynamics 'quantum'" in refused(*exchange, "--dynamics", "quantum")
     assert "ends in .nc" in refused("exchange", model, "-o", tmp_path / "exchange.h5")
     assert "no directory" in refused("exchange", model, "-q", "-o", tmp_path / "no" / "x.nc")
 

@@ -179,7 +179,7 @@ def test_commands_are_rebuilt_where_none_was_recorded(run):
     assert command == (
         f"openmm-bg exchange {run.model} --temperature-min 300 --temperature-max 600 --replicas 2 --iterations 8 "
         "--sampler parallel-tempering --move flow --proposals 4 --steps 2 --timestep 0.0005 --collision-rate 1 "
-        "--platform Reference --output exchange.nc  # reconstructed"
+        "--dynamics openmm --platform Reference --output exchange.nc  # reconstructed"
     )
     import typer
 

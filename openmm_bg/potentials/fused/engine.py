@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from openmm_bg.potentials.fused.kernel import NAME, write_kernel
 from openmm_bg.potentials.terms import Term
 from openmm_bg.threads import potential_threads
 
+_NARROW_BYTES = 16
 _TASKS_PER_THREAD = 4  # so that a thread that was held up does not hold up all
 
 
@@ -28,11 +29,19 @@ class Kernel:
         terms: The terms.
         dtype: ``numpy.float32`` or ``numpy.float64``.
         with_forces: Whether it computes forces beside energies.
+        vector_bytes: The width of its vectors, one configuration in each of their lanes.
     """
 
-    def __init__(self, n_atoms: int, terms: Sequence[Term], dtype: type, with_forces: bool) -> None:
+    def __init__(
+        self,
+        n_atoms: int,
+        terms: Sequence[Term],
+        dtype: type,
+        with_forces: bool,
+        vector_bytes: int = VECTOR_BYTES,
+    ) -> None:
         self.dtype, self.n_atoms, self.with_forces = np.dtype(dtype), n_atoms, with_forces
-        lanes = VECTOR_BYTES // self.dtype.itemsize
+        lanes = vector_bytes // self.dtype.itemsize
         code = write_kernel(
             n_atoms, terms, double=self.dtype.itemsize == 8, lanes=lanes, with_forces=with_forces
         )
@@ -54,10 +63,41 @@ class Kernel:
             energies: Where energies go, with shape=(n_blocks * lanes,), aligned to a vector.
             forces: Where forces go, with the positions' shape, or None.
         """
-        workspace = aligned((self._code.workspace * self.lanes,), self.dtype)
-        self._function(
-            first,
-            last,
+        workspace = self._workspace()  # kept until the function returns
+        self._function(first, last, *self._addresses(positions, energies, forces, workspace))
+
+    def bound(
+        self, positions: np.ndarray, energies: np.ndarray, forces: np.ndarray | None
+    ) -> Callable[[], None]:
+        """Return a function that evaluates the first block of these arrays, again and again.
+
+        Args:
+            positions: As of `run`; so are the other arrays.
+            energies: Where energies go.
+            forces: Where forces go, or None.
+        """
+        workspace, function = self._workspace(), self._function
+        addresses = self._addresses(positions, energies, forces, workspace)
+        kept = (
+            self,
+            positions,
+            energies,
+            forces,
+            workspace,
+        )  # addresses alone do not keep what they point to
+
+        def evaluate(_kept: tuple = kept) -> None:
+            function(0, 1, *addresses)
+
+        return evaluate
+
+    def _workspace(self) -> np.ndarray:
+        return aligned((self._code.workspace * self.lanes,), self.dtype)
+
+    def _addresses(
+        self, positions: np.ndarray, energies: np.ndarray, forces: np.ndarray | None, workspace: np.ndarray
+    ) -> tuple[int, ...]:
+        return (
             positions.ctypes.data,
             energies.ctypes.data,
             0 if forces is None else forces.ctypes.data,
@@ -65,6 +105,44 @@ class Kernel:
             self._code.reals.ctypes.data,
             self._code.integers.ctypes.data,
         )
+
+
+class SingleConfiguration:
+    """Evaluates one configuration in arrays of its own: for dynamics, where a call must cost little.
+
+    Nothing is allocated or copied in a call, and vectors are narrow, so that fewer lanes are in vain. It is in
+    double precision. One thread at a time may use it.
+
+    Args:
+        n_atoms: The number of atoms.
+        terms: The terms.
+
+    Attributes:
+        positions: Write the configuration [nm] here, with shape=(n_atoms, 3).
+        forces: The forces [kJ/mol/nm] of the last `evaluate` with shape=(n_atoms, 3).
+    """
+
+    def __init__(self, n_atoms: int, terms: Sequence[Term]) -> None:
+        kernel = Kernel(n_atoms, terms, np.float64, True, vector_bytes=_NARROW_BYTES)
+        block = np.zeros((kernel.lanes, n_atoms, 3))  # other lanes than the first are never looked at
+        self._energies = aligned((kernel.lanes,), kernel.dtype)
+        forces = np.zeros_like(block)
+        self._evaluate = kernel.bound(block, self._energies, forces)
+        self.positions, self.forces = block[0], forces[0]
+        self._others = block[1:]
+
+    def evaluate(self) -> None:
+        """Compute the forces at the positions, and the energy."""
+        self._evaluate()
+
+    @property
+    def energy(self) -> float:
+        """The energy [kJ/mol] of the last `evaluate`; it may be infinite or NaN."""
+        return float(self._energies[0])
+
+    def fill(self) -> None:
+        """Copy the positions to the idle lanes, which would compute with atoms on top of each other otherwise."""
+        self._others[:] = self.positions
 
 
 class FusedEngine:
