@@ -16,7 +16,7 @@ from openmm_bg.observables.molecules import molecule_of
 from openmm_bg.plotting import COLOURS
 from openmm_bg.report.commands import exchange_command, sample_command
 from openmm_bg.report.contents import SAME_TEMPERATURE, ConfigurationSet, Contents, ExchangeRun, Source
-from openmm_bg.report.model_summary import model_topology
+from openmm_bg.report.facts import model_topology
 from openmm_bg.report.records import find_model, is_finished, read_json, read_summary, system_hash
 from openmm_bg.report.search import distinct, find, name_of
 

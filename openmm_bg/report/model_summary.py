@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.model_files import check_files, model_hash, read_header
+from openmm_bg.model_files import COARSE_GRAINED, check_files, model_hash, read_any_header
 from openmm_bg.models import find_model
-
-if TYPE_CHECKING:
-    import mdtraj
+from openmm_bg.report.coarse_grained_summary import summarize_coarse_grained
+from openmm_bg.report.facts import Fact, model_topology, shortened
 
 _MOST_TORSIONS = 12  # that are named; one page is enough
 _VALIDATION_SAMPLES = "validation_samples"
 _COLUMNS = {"step", "seconds", "energy_evaluations", "loss_dispersion", "held_out_nll", "kl", "ess"}
-
-
-class Fact(NamedTuple):
-    """A figure, its value as text, and what it means."""
-
-    name: str
-    value: str
-    meaning: str
 
 
 def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
@@ -38,15 +28,19 @@ def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
 
     Returns:
         Facts under the headings "flow", "molecule", "training" if it was trained by `openmm_bg.training`,
-        "annealing" if it was annealed, and "provenance".
+        "annealing" if it was annealed, and "provenance"; of a coarse-grained model "coarse-grained map",
+        "networks", "training" and "provenance".
 
     Raises:
         ModelFileError: If a file is missing, truncated or was changed.
     """
     directory = find_model(directory)
-    header = read_header(directory)
+    header = read_any_header(directory)
     check_files(directory, header)
     try:
+        if header.get("kind") == COARSE_GRAINED:
+            groups = summarize_coarse_grained(directory, header)
+            return groups | {"provenance": _provenance(directory, header)}
         groups = {"flow": _flow(directory, header), "molecule": _molecule(directory, header)}
         if "training" in header["record"]:
             groups["training"] = _training(header["record"])
@@ -76,15 +70,6 @@ def training_log(model: str | Path) -> list[dict[str, float]]:
         return []
     except ValueError as error:
         raise InputError(f"{path} is not the log of a training.") from error
-
-
-def model_topology(directory: Path) -> mdtraj.Topology:
-    """Return the topology of the molecule that a model is of."""
-    import mdtraj
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about unusual PDB records
-        return mdtraj.load_topology(str(directory / "topology.pdb"))
 
 
 def best_validation(log: list[dict[str, Any]]) -> dict[str, float]:
@@ -126,7 +111,7 @@ def _molecule(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     if system is not None:
         topology = model_topology(directory)
         residues = [residue.name for residue in topology.residues]
-        facts.append(Fact("molecule", system["name"], _shortened("-".join(residues))))
+        facts.append(Fact("molecule", system["name"], shortened("-".join(residues))))
         facts.append(Fact("atoms", str(topology.n_atoms), f"{len(system['bonds'])} bonds"))
         names = [str(atom) for atom in topology.atoms].__getitem__
     if "z_matrix" in coordinates:
@@ -220,7 +205,3 @@ def _provenance(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     ]
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [*facts, Fact("versions", f"openmm-bg {header['version']}", listed)]
-
-
-def _shortened(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else text[: most - 4] + " ..."

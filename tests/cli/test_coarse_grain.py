@@ -39,6 +39,27 @@ def coarse_model(finished_data, tmp_path_factory):
     return path
 
 
+def test_info_says_what_a_model_is(coarse_model, capsys):
+    model = CoarseGrainedGenerator.load(coarse_model)
+    assert cli.run(["info", str(coarse_model)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "beads 6 atoms: ACE1-C, ALA2-N, ALA2-CA, ALA2-C, NME3-N, NME3-C" in text
+    assert "the beads fix 18 of 66" in text
+    for part in (model.flow, model.energy):
+        assert f"{sum(p.numel() for p in part.parameters()):,} parameters" in text
+    assert f"{model.record['rounds'][-1]['effective_sample_size']:.1%}" in text
+    assert model.record["command"].split()[1] in text
+
+
+def test_info_of_a_damaged_model(coarse_model, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(coarse_model, broken)
+    networks = broken / "networks.safetensors"
+    networks.write_bytes(networks.read_bytes()[:-10])
+    assert cli.run(["info", str(broken)]) == 2
+    assert "networks.safetensors" in capsys.readouterr().err
+
+
 def test_a_model_knows_how_it_was_made(coarse_model):
     model = CoarseGrainedGenerator.load(coarse_model)
     assert model.record["map"]["atoms"] == "name N CA C"
