@@ -11,6 +11,7 @@ Example: python scripts/verify_state_of_the_art.py --part hour --part multiple-t
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,13 @@ def openmm_bg(arguments: list[str]) -> None:
     """Run a command line of openmm-bg."""
     print("openmm-bg", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "openmm_bg.cli", *arguments], check=True)
+
+
+def start_openmm_bg(arguments: list[str], variables: dict[str, str]) -> subprocess.Popen:
+    """Start a command line of openmm-bg that says nothing until it is done."""
+    print("openmm-bg", *arguments, flush=True)
+    command = [sys.executable, "-m", "openmm_bg.cli", *arguments, "--quiet"]
+    return subprocess.Popen(command, env=os.environ | variables)
 
 
 def hour(work: Path, _: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -90,13 +98,13 @@ def solvent_exchange(work: Path, arguments: argparse.Namespace) -> Iterator[dict
 def exchange(run: Any, model: Path, expected: Any, output: Path) -> Iterator[dict[str, Any]]:
     """Run the chains of a learned replica exchange that are not finished, and judge them."""
     from openmm_bg.reproduction import learned_exchange as learned
-    from openmm_bg.reproduction.state_of_the_art import run_commands
+    from openmm_bg.reproduction.state_of_the_art import run_side_by_side
 
     commands = {
         f"chain {seed}": learned.exchange_command(run, model, storage, seed)
         for seed, storage in learned.storages(run, output).items()
     }
-    run_commands(output, commands, openmm_bg)
+    run_side_by_side(output, commands, start_openmm_bg)
     yield from learned.rows(run, model, output, expected, 400_000)
 
 

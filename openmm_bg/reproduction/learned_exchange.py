@@ -53,8 +53,8 @@ SOLVENT = LearnedExchange(
     None,
     0.8,
     2,
-    20_000,
-    "--steps 400 --timestep 0.002 --hydrogen-mass 4",
+    60_000,
+    "--steps 400 --timestep 0.002 --hydrogen-mass 4 --dynamics fused",
 )
 
 

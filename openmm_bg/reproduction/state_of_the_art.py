@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CalledProcessError, Popen
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from openmm_bg.model_files import model_hash
 from openmm_bg.reference import Reference, load_reference, load_umbrella_reference
 from openmm_bg.stages import Stages
 from openmm_bg.statistics import z_score
+from openmm_bg.threads import THREADS_VARIABLE
 from openmm_bg.units import thermal_energy
 
 COMMAND = "python scripts/verify_state_of_the_art.py"
@@ -65,6 +68,47 @@ def run_commands(output: Path, commands: dict[str, list[str]], run: Run) -> Stag
             with stages.stage(name):
                 run(command)
             done.write_text("")
+    return stages
+
+
+def run_side_by_side(
+    output: Path, commands: dict[str, list[str]], start: Callable[[list[str], dict[str, str]], Popen]
+) -> Stages:
+    """Run commands that are not finished yet all at once, each on one thread, and on its own core if there is one.
+
+    Args:
+        output: The directory of their outputs.
+        commands: The commands by name.
+        start: Starts one with variables added to the environment.
+
+    Returns:
+        The record with the wall time of all together, over all calls.
+
+    Raises:
+        CalledProcessError: If one fails; the others are stopped then.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    stages = Stages(output, {name: " ".join(command) for name, command in commands.items()})
+    done = {name: output / f".{name}.done" for name in commands}
+    missing = [name for name in commands if not done[name].exists()]
+    variables = dict.fromkeys((THREADS_VARIABLE, "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    with stages.stage("side by side"):
+        running: dict[str, Popen] = {}
+        try:
+            for k, name in enumerate(missing):
+                running[name] = start(commands[name], variables)
+                if len(cores) >= len(missing):
+                    os.sched_setaffinity(running[name].pid, {cores[k]})
+            for name, process in running.items():
+                if process.wait():
+                    raise CalledProcessError(process.returncode, process.args)
+                done[name].write_text("")
+        finally:
+            for process in running.values():
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
     return stages
 
 

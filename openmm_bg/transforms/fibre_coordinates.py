@@ -132,7 +132,7 @@ class FibreCoordinates(StandardisedCoordinates):
                 f"Fitting needs at least two configurations of {self.n_atoms} atoms; "
                 f"the positions have the shape {tuple(positions.shape)}."
             )
-        raw = self._raw(positions)
+        raw = self.raw(positions)
         if wrong := int((~self._in_class(raw, positions)).sum()):
             raise InputError(
                 f"{wrong} of {len(raw)} configurations are not finite, or have another chirality or hydrogen "
@@ -143,7 +143,7 @@ class FibreCoordinates(StandardisedCoordinates):
 
     def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Map positions (batch, n_atoms, 3) [nm] to features; log-determinant -inf outside the domain."""
-        raw = self._raw(inputs)
+        raw = self.raw(inputs)
         logabsdet = self.log_jacobian().to(raw) - self.log_scale.to(raw)
         return self.features_of(raw), torch.where(self._in_class(raw, inputs), logabsdet, -torch.inf)
 
@@ -158,15 +158,34 @@ class FibreCoordinates(StandardisedCoordinates):
             frame: Not used: the beads have a place and an orientation.
         """
         bonds, angles, torsions, valid = self.raw_of(inputs)
-        beads = context.to(inputs)
-        points = self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
-        anchors = self._anchors(beads, points[:, len(self.matrix.anchors) :])
-        positions = torch.cat([anchors, points[:, len(self.matrix.anchors) :]], dim=1)[:, self._point_of]
+        positions = self.place(context.to(inputs), torch.cat([bonds, angles, torsions], dim=1))
         valid = valid & has_handedness(positions, self.matrix.centres, self.handedness)
         valid = valid & torch.isfinite(positions).all(dim=(1, 2))  # beads in line give no directions
         positions = torch.where(valid[:, None, None], positions, torch.nan)
         logabsdet = self.log_scale.to(inputs) - self.log_jacobian().to(inputs)
         return positions, logabsdet.expand(len(inputs))
+
+    def raw(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return r^3/3, -cos theta and phi of configurations with shape=(batch, n_features).
+
+        Args:
+            positions: Configurations [nm] with shape=(batch, n_atoms, 3).
+        """
+        beads = torch.einsum("ba,nax->nbx", self.weights.to(positions), positions)
+        points = torch.cat([beads, positions[:, self.matrix.atoms]], dim=1)
+        return torch.cat(self.placement.measure(points), dim=1)
+
+    def place(self, beads: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """Return configurations [nm] with shape=(batch, n_atoms, 3), the inverse of `raw`.
+
+        Args:
+            beads: The beads' positions [nm] with shape=(batch, n_beads, 3).
+            raw: r^3/3, -cos theta and phi with shape=(batch, n_features).
+        """
+        bonds, angles, torsions = raw.split(self._sizes, dim=1)
+        points = self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
+        others = points[:, len(self.matrix.anchors) :]
+        return torch.cat([self._anchors(beads, others), others], dim=1)[:, self._point_of]
 
     def log_jacobian(self) -> torch.Tensor:
         """Return 3 log |det P_A|."""
@@ -190,11 +209,6 @@ class FibreCoordinates(StandardisedCoordinates):
 
     def _in_class(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return torch.isfinite(raw).all(1) & has_handedness(positions, self.matrix.centres, self.handedness)
-
-    def _raw(self, x: torch.Tensor) -> torch.Tensor:
-        beads = torch.einsum("ba,nax->nbx", self.weights.to(x), x)
-        points = torch.cat([beads, x[:, self.matrix.atoms]], dim=1)
-        return torch.cat(self.placement.measure(points), dim=1)
 
     def _anchors(self, beads: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Return the anchors' positions with shape=(batch, n_beads, 3)."""

@@ -1,5 +1,8 @@
 """What judges generators at 300 K says yes to good samples and no to bad ones, and remembers what it has run."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from openmm_bg.reproduction.state_of_the_art import (
     phi_references,
     reference_rows,
     run_commands,
+    run_side_by_side,
 )
 from openmm_bg.statistics import Estimate
 
@@ -163,3 +167,27 @@ def test_a_basin_that_was_not_seen_has_no_known_free_energy():
     found = free_energy_difference(Estimate(0.0, 0.0))
     assert found.value == np.inf
     assert np.isnan(found.stderr)
+
+
+def test_commands_side_by_side(tmp_path):
+    """All run at once and on one thread; one that fails is run again by the next call, the others are not."""
+
+    def start(arguments, variables):
+        assert variables["OMP_NUM_THREADS"] == "1"
+        script = (
+            "import pathlib, sys, time; here = pathlib.Path(sys.argv[1]); name = sys.argv[2]\n"
+            "with (here / name).open('a') as file: file.write('x')\n"
+            "deadline = time.monotonic() + 60\n"
+            "while len(list(here.glob('[ab]'))) < 2 and time.monotonic() < deadline: time.sleep(0.01)\n"
+            "sys.exit(name == 'b' and not (here / 'mended').exists())"
+        )
+        return subprocess.Popen([sys.executable, "-c", script, str(tmp_path), *arguments])
+
+    commands = {"first": ["a"], "second": ["b"]}
+    with pytest.raises(subprocess.CalledProcessError):
+        run_side_by_side(tmp_path, commands, start)
+    (tmp_path / "mended").touch()
+    stages = run_side_by_side(tmp_path, commands, start)
+    assert stages.wall_seconds["side by side"] > 0
+    run_side_by_side(tmp_path, commands, start)
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["x", "xx"]

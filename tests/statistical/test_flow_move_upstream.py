@@ -99,9 +99,8 @@ def upstream_expectation_test(move: Any) -> None:
     ("kind", "flow", "place"),
     [
         *(("flow", flow, place) for flow in ("gaussian", "steerable") for place in PLACES),
-        *(("latent", "steerable", place) for place in PLACES),
+        ("latent", "steerable", "sequence"),
         ("latent", "spline", "alone"),
-        ("latent walk", "steerable", "alone"),
         ("latent walk", "spline", "alone"),
     ],
 )
@@ -250,12 +249,14 @@ def reference_cache() -> cache.ContextCache:
     return cache.ContextCache(platform=openmm.Platform.getPlatformByName("Reference"))
 
 
-def chain_in_a_frame(move: Move, context_cache: cache.ContextCache) -> tuple[np.ndarray, np.ndarray]:
+def chain_in_a_frame(
+    move: Move, context_cache: cache.ContextCache, n: int = 700
+) -> tuple[np.ndarray, np.ndarray]:
     """Total and field energies [kJ/mol] of a chain that starts, and thereby stays, in the standard frame."""
     state = ThermodynamicState(triatomic(ANISOTROPIC), TEMPERATURE * unit.kelvin)
     current = SamplerState(molecule(LENGTHS, ANGLE) * unit.nanometer)
     total, field = [], []
-    for _ in range(700):
+    for _ in range(n):
         move.apply(state, current, context_cache=context_cache)
         total.append(current.potential_energy.value_in_unit(unit.kilojoule_per_mole))
         field.append(ANISOTROPIC.energy(current.positions.value_in_unit(unit.nanometer)))
@@ -305,7 +306,7 @@ def test_a_lab_frame_field_is_not_sampled_with_the_energies_of_the_free_molecule
         "reduced_energies",
         lambda state, positions, context_cache: host.reduced_energies(free, positions, context_cache),
     )
-    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache)
+    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache, 300)
     assert max(errors(chains, expected_in_a_frame())) > 6
 
 
