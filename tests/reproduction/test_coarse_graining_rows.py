@@ -1,10 +1,20 @@
 """Judging a coarse-grained model: surfaces that agree, and surfaces that do not."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
+from openmm_bg import systems
 from openmm_bg.analysis import Ramachandran
+from openmm_bg.reproduction import chignolin
+from openmm_bg.reproduction.backmapping_quality import Quality
+from openmm_bg.reproduction.chignolin import SURFACES, native_table, quality_rows, whole_chain_rows
 from openmm_bg.reproduction.coarse_graining import model_commands, surface_agreement
+from openmm_bg.samples import Samples
+from openmm_bg.training.data import TrainingData
+
+N_DRAWS = 1600
 
 
 def law(seed, n=400_000, width=1.0, log_weights=None):
@@ -39,3 +49,79 @@ def test_commands_are_those_of_the_command_line(label, tmp_path):
     train, sample = model_commands(tmp_path, label).values()
     assert (train[0], sample[0]) == ("coarse-grain", "backmap")
     assert sample[1] == train[3]
+
+
+def good_quality(**changes):
+    figures = {
+        "n": 100,
+        "n_outside": 0,
+        "n_wrong_chirality": 0,
+        "free_of_contacts": 0.995,
+        "median_energy": -90.0,
+        "reference_median": -100.0,
+        "reference_deviation": 5.0,
+        "side_chains": {"chi1 of TYR1": 0.02, "chi2 of TYR1": 0.04},
+    }
+    return Quality(**{**figures, **changes})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {},
+        {"n_wrong_chirality": 1},
+        {"free_of_contacts": 0.98},
+        {"side_chains": {"chi1 of TYR1": 0.06}},
+        {"median_energy": -80.0},
+    ],
+)
+def test_each_fault_of_backmapped_configurations_is_seen(fault):
+    found = list(quality_rows(good_quality(**fault), good_quality(median_energy=50.0)))
+    assert [one["holds"] for one in found].count(False) == len(fault)
+    assert found[-1]["median_bonds_and_angles"] == pytest.approx(30.0)
+
+
+class _Drawn(NamedTuple):
+    """Draws of chignolin near its native structure, with the log-weights of a wider law."""
+
+    samples: Samples
+    data: TrainingData
+
+
+@pytest.fixture(scope="module")
+def native_draws():
+    system = systems.load("chignolin")
+    rng = np.random.default_rng(0)
+    size = (N_DRAWS, *system.positions.shape)
+    narrow, wide = (system.positions + s * rng.normal(size=size) for s in (0.010, 0.0102))
+    log_weights = -0.5 * ((wide - system.positions) ** 2).sum(axis=(1, 2)) * (0.010**-2 - 0.0102**-2)
+    samples = Samples(wide, -log_weights, np.zeros(N_DRAWS), 350.0, system, n_walkers=40)
+    data = TrainingData(system, narrow, np.zeros(N_DRAWS), 350.0, {"n_walkers": 40})
+    return _Drawn(samples, data)
+
+
+def test_the_native_basin_is_compared_where_there_are_enough_samples(native_draws, monkeypatch):
+    table = native_table(native_draws.samples, native_draws.data)
+    assert {line.name for line in table} == set(SURFACES)
+    assert max(abs(line.deviation) for line in table) < 3.5
+    without = Samples(
+        native_draws.samples.positions,
+        np.zeros(N_DRAWS),
+        np.zeros(N_DRAWS),
+        350.0,
+        native_draws.data.system,
+        n_walkers=40,
+    )
+    # Control: unweighted, the wider law has a larger RMSD.
+    plain = {(line.name, line.moment): line for line in native_table(without, native_draws.data)}
+    assert abs(plain["rmsd:backbone", 1].deviation) > 5
+    monkeypatch.setattr(chignolin, "moments", lambda samples, data: table)
+    monkeypatch.setattr(chignolin, "_EFFECTIVE", 2000.0)
+    rows = list(whole_chain_rows(native_draws.samples, native_draws.data))
+    assert "no statement" in rows[-1]["bound"]
+    monkeypatch.setattr(chignolin, "_EFFECTIVE", 10.0)
+    rows = list(whole_chain_rows(native_draws.samples, native_draws.data))
+    assert rows[-1]["holds"]
+    assert "native basin" in rows[-1]["line"]
+    rows = list(whole_chain_rows(without, native_draws.data))
+    assert not rows[-1]["holds"]

@@ -1,0 +1,204 @@
+"""Coarse-graining of chignolin at 350 K: atoms put back on given beads, and the whole chain, against dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmm_bg import statistics
+from openmm_bg.coarse_graining.consistency import ConsistencyLine
+from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+from openmm_bg.io import load_samples
+from openmm_bg.observables.names import Observable, observable
+from openmm_bg.reproduction.backmapping_quality import Quality, quality, with_median_geometry
+from openmm_bg.reproduction.coarse_graining import moments, row
+from openmm_bg.samples import Samples
+from openmm_bg.training import load_data
+from openmm_bg.training.data import TrainingData
+
+N_FRAMES = 40_000
+SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
+"""The observables whose free energies are compared."""
+
+NATIVE_RMSD = 0.2
+"""Configurations whose backbone is within this distance [nm] of the native one are in the native basin."""
+
+_GIVEN = 8000  # frames whose beads are given to the flow
+_EFFECTIVE = 100  # samples, of which averages over the native basin have errors that mean something
+_SIGMA = 3.5
+_FREE, _VARIATION, _SHIFT = 0.99, 0.05, 3.0
+
+
+def commands(output: Path) -> dict[str, list[str]]:
+    """Return the commands that make the data, a model with beads on the backbone, and its samples."""
+    data, model, samples = output / "data", output / "model", output / "samples.h5"
+    return {
+        "data": f"simulate chignolin --frames {N_FRAMES} -o {data}".split(),
+        "train": [
+            *f"coarse-grain {data} -o {model} --steps 6000 --batch-size 256 --layers 6 --bins 6".split(),
+            *["--hidden-features", "96", "--rounds", "1", "--round-samples", "2560"],
+            "--atoms",
+            "name N CA C",
+        ],
+        "sample": f"backmap {model} -o {samples} -n 25600 --seed 1".split(),
+    }
+
+
+def rows(output: Path) -> Iterator[dict[str, Any]]:
+    """Judge the model that the commands have made."""
+    data = load_data(output / "data")
+    model = CoarseGrainedGenerator.load(output / "model")
+    convergence = data.record.get("start_comparison")
+    for found in given_beads_rows(model, data):
+        yield found | {"convergence": convergence}
+    for found in whole_chain_rows(load_samples(output / "samples.h5", data.system), data):
+        yield found | {"convergence": convergence}
+
+
+def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Iterator[dict[str, Any]]:
+    """Judge the configurations that a model makes of the beads of molecular dynamics, without any weights.
+
+    Beside each figure is that of bonds and angles at the medians of the data.
+    """
+    chosen = np.unique(np.linspace(0, len(data.positions) - 1, _GIVEN).astype(np.int64))
+    reference, energies = data.positions[chosen], data.energies[chosen]
+    drawn = model.samples_of(reference, seed=1)
+    ours = quality(data.system, drawn.positions, drawn.energies, reference, energies)
+    published = None
+    if hasattr(model.flow.coordinates, "place"):
+        frozen = with_median_geometry(model.flow.coordinates, model.coarse_map, drawn.positions, reference)
+        frozen_energies = _energies(model, frozen)
+        published = quality(data.system, frozen, frozen_energies, reference, energies)
+    yield from quality_rows(ours, published)
+
+
+def quality_rows(ours: Quality, published: Quality | None) -> Iterator[dict[str, Any]]:
+    """Judge a `Quality`; beside each figure is that of another way to put atoms back."""
+
+    def beside(figure: Any) -> dict[str, Any]:
+        return {"n": ours.n, "median_bonds_and_angles": None if published is None else figure(published)}
+
+    name = "chignolin, beads of the reference"
+    wrong = ours.n_wrong_chirality
+    yield row(
+        f"{name}: configurations with a wrong chirality",
+        wrong,
+        "0",
+        wrong == 0,
+        n_outside=ours.n_outside,
+        **beside(lambda q: q.n_wrong_chirality),
+    )
+    free = ours.free_of_contacts
+    yield row(
+        f"{name}: without heavy atoms that are not bonded and nearer than 0.15 nm",
+        free,
+        f">= {_FREE}",
+        free >= _FREE,
+        **beside(lambda q: q.free_of_contacts),
+    )
+    worst = max(ours.side_chains, key=ours.side_chains.__getitem__)
+    variation = ours.side_chains[worst]
+    yield row(
+        f"{name}: largest total variation of {len(ours.side_chains)} chi1 and chi2 from the reference's",
+        variation,
+        f"<= {_VARIATION}",
+        variation <= _VARIATION,
+        torsion=worst,
+        all=ours.side_chains,
+        **beside(lambda q: q.side_chains),
+    )
+    shift = ours.energy_shift
+    yield row(
+        f"{name}: median energy, difference from the reference in standard deviations of the latter",
+        shift,
+        f"|d| <= {_SHIFT:g}",
+        abs(shift) <= _SHIFT,
+        median=ours.median_energy,
+        reference=ours.reference_median,
+        **beside(lambda q: q.energy_shift),
+    )
+
+
+def whole_chain_rows(samples: Samples, data: TrainingData) -> Iterator[dict[str, Any]]:
+    """Judge samples of the whole model: beads from the bead potential, atoms from the flow, with weights."""
+    name = "chignolin, whole chain"
+    ess, stderr = statistics.effective_sample_size_estimate(samples.log_weights)
+    k = samples.pareto_k()
+    n_effective = ess * len(samples)
+    yield row(f"{name}: ESS of the weights", ess, "reported", True, stderr=stderr, n_samples=len(samples))
+    yield row(f"{name}: Pareto k", k, "reported", True)
+    table = moments(samples, data)
+    worst = max(table, key=lambda line: abs(line.deviation))
+    yield row(
+        f"{name}: largest deviation of {len(table)} moments from the reference in standard errors",
+        abs(worst.deviation),
+        "reported",
+        True,
+        observable=f"{worst.name}, moment {worst.moment}",
+        unweighted=max(abs(line.unweighted_deviation) for line in table),
+    )
+    native = native_table(samples, data)
+    if n_effective < _EFFECTIVE or not native:
+        yield row(
+            f"{name}: observables of the native basin",
+            n_effective,
+            f"no statement with fewer than {_EFFECTIVE} effective samples",
+            True,
+        )
+        return
+    worst = max(native, key=lambda line: abs(line.deviation))
+    yield row(
+        f"{name}: largest deviation of {len(native)} moments of the native basin in standard errors",
+        abs(worst.deviation),
+        f"<= {_SIGMA}",
+        abs(worst.deviation) <= _SIGMA,
+        observable=f"{worst.name}, moment {worst.moment}",
+    )
+
+
+def surfaces(data: TrainingData) -> list[Observable]:
+    """Return the observables of the free-energy surfaces."""
+    import mdtraj
+
+    topology = mdtraj.Topology.from_openmm(data.system.topology)
+    native = data.system.starts["native"]
+    return [observable(name, topology, native) for name in SURFACES]
+
+
+def native_table(samples: Samples, data: TrainingData) -> list[ConsistencyLine]:
+    """Return the first two moments of `SURFACES` in the native basin, of samples with weights and of the data.
+
+    Averages over the basin alone: configurations elsewhere have no weight. Empty if nothing is there.
+    """
+    functions = surfaces(data)
+    ours = {one.name: one(samples.positions) for one in functions}
+    theirs = {one.name: one(data.positions) for one in functions}
+    here = np.isfinite(samples.log_weights) & (ours[SURFACES[0]] < NATIVE_RMSD)
+    there = theirs[SURFACES[0]] < NATIVE_RMSD
+    if not here.any() or not there.any():
+        return []
+    weighted = np.where(here, samples.log_weights, -np.inf), samples.n_walkers
+    plain = np.where(here, 0.0, -np.inf), samples.n_walkers
+    dynamics = np.where(there, 0.0, -np.inf), int(data.record["n_walkers"])
+    lines = []
+    for one in functions:
+        values, reference = np.where(here, ours[one.name], 0.0), theirs[one.name]
+        for moment in (1, 2):
+            estimates = [statistics.weighted_mean(values**moment, *how) for how in (weighted, plain)]
+            estimates.append(statistics.weighted_mean(reference**moment, *dynamics))
+            lines.append(ConsistencyLine(one.name, one.unit, moment, *chain.from_iterable(estimates)))
+    return lines
+
+
+def _energies(model: CoarseGrainedGenerator, positions: np.ndarray) -> np.ndarray:
+    made = np.isfinite(positions).all(axis=(1, 2))
+    energies = np.full(len(positions), np.inf)
+    if model.potential is not None and made.any():
+        with torch.no_grad():
+            energies[made] = model.potential.energy(torch.tensor(positions[made])).double().numpy()
+    return energies
