@@ -9,7 +9,7 @@ map                            fibre over a bead configuration z   weight
 selection: beads are atoms     3 N - 3 n coordinates, unit         exp(-U/kT) / (rho p_inv)
                                Jacobian
 averages: z = P x              3 N - 3 n coordinates, Jacobian     exp(-U/kT) / (rho p_inv)
-                               ``|det P_A|^-3``
+                               ``|det M|^-3``
 noisy: z is drawn from         all 3 N - 6 coordinates, unit       exp(-U/kT) r(z | x) / (rho p_inv)
 r(z | x)                       Jacobian
 =============================  ==================================  ==========================================
@@ -116,7 +116,7 @@ class LinearMap(CoarseGrainedMap):
 
     Args:
         weights: The weights P with shape=(n_beads, n_atoms); each bead's sum to one.
-        anchors: The atom of each bead whose position follows from those of the beads and the other atoms, with
+        anchors: The atom of each bead from which the atoms around it are placed (`FibreCoordinates`), with
             shape=(n_beads,). If not given, `coordinates` chooses the atom that is nearest to its bead in the
             reference, among those that have at least half of the largest weight. The closest pairs come first, and
             no atom is the anchor of two beads; if that leaves a bead without one, the sum of all distances counts.

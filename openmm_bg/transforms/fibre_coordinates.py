@@ -18,14 +18,17 @@ from openmm_bg.transforms.standardised import StandardisedCoordinates
 class FibreCoordinates(StandardisedCoordinates):
     r"""Bonds, angles and torsions of what a linear coarse-grained map z = P x leaves free, standardised by data.
 
-    Each bead has an anchor atom. All other atoms are placed from the beads; the anchors then solve
+    Each bead b has an anchor atom, from which a tree of other atoms grows along bonds. All bonds within a tree are
+    coordinates: the trees are placed with their anchors at the beads, which gives every atom i the vector
+    :math:`d_i` from the anchor of its tree, t(i). The anchors then solve
 
-    .. math:: P_A x_A = z - P_O x_O
+    .. math:: M x_A = z - P d, \qquad M_{bc} = \sum_{i: t(i) = c} P_{bi}
 
-    where A are the anchors and O the other atoms. In the coordinates (r^3/3, -cos theta, phi) the volume element
-    of the other atoms is one, and dx = dz dx_O / \|det P_A\|^3. So the density of beads, times the density of these
-    features, times the exponential of `forward`'s log-determinant is a density of all positions, modulo place and
-    orientation of the molecule. If beads are atoms, P_A is the identity, and so is that factor.
+    and :math:`x_i = x_{A, t(i)} + d_i`. In the coordinates (r^3/3, -cos theta, phi) the volume element of d is one,
+    and dx = dz dd / \|det M\|^3. So the density of beads, times the density of these features, times the
+    exponential of `forward`'s log-determinant is a density of all positions, modulo place and orientation of the
+    molecule. M is the identity, and that factor is one, if beads are atoms, or averages of connected groups of them
+    that have no atom in common.
 
     Features are ordered: bonds, angles, torsions, n_atoms - n_beads of each.
 
@@ -58,17 +61,20 @@ class FibreCoordinates(StandardisedCoordinates):
         self.placement = Placement(len(matrix.anchors), *references, matrix.leader)
         self.register_buffer("_point_of", torch.as_tensor(point_of), persistent=False)
         self.register_buffer("weights", weights, persistent=False)
+        tree = torch.as_tensor(matrix.tree)
+        self.register_buffer("_tree", tree, persistent=False)
+        shares = torch.zeros(len(weights), len(weights), dtype=torch.float64).index_add(1, tree, weights)
+        self.register_buffer("_shares", shares, persistent=False)
         if handedness is None:
             handedness = np.zeros(len(matrix.centres))
         self.register_buffer("handedness", torch.as_tensor(np.asarray(handedness), dtype=torch.float64))
         self._check_anchors()
 
     def _check_anchors(self) -> None:
-        own = self.weights[:, self.matrix.anchors]
-        if not torch.isfinite(own).all() or torch.linalg.cond(own) > 1e6:
+        if not torch.isfinite(self._shares).all() or torch.linalg.cond(self._shares) > 1e6:
             raise InputError(
                 "The positions of the anchor atoms do not follow from those of the beads; give each bead an anchor "
-                "that has a large weight in it, and none in the others."
+                "among atoms that have a large weight in it, and little in the others."
             )
 
     @classmethod
@@ -106,9 +112,10 @@ class FibreCoordinates(StandardisedCoordinates):
             raise InputError("The reference configuration has positions that are not finite.")
         if len(anchors) and (anchors.min() < 0 or anchors.max() >= n_atoms):
             raise InputError(f"The anchors must be atoms from 0 to {n_atoms - 1}, not {anchors.tolist()}.")
-        points = positions.clone()
-        points[anchors] = weights @ positions
-        matrix = FibreMatrix.from_bonds(points.numpy(), bonds, anchors, masses)
+        beads = (weights @ positions).numpy()
+        matrix = FibreMatrix.from_bonds(
+            positions.numpy(), bonds, anchors, masses, beads=beads, groups=_groups(weights)
+        )
         signs = torch.sign(spanned_volumes(positions[None], matrix.centres))[0]
         return cls(matrix, weights, signs.numpy())
 
@@ -172,7 +179,8 @@ class FibreCoordinates(StandardisedCoordinates):
             positions: Configurations [nm] with shape=(batch, n_atoms, 3).
         """
         beads = torch.einsum("ba,nax->nbx", self.weights.to(positions), positions)
-        points = torch.cat([beads, positions[:, self.matrix.atoms]], dim=1)
+        moved = positions + (beads - positions[:, self.matrix.anchors])[:, self._tree]
+        points = torch.cat([beads, moved[:, self.matrix.atoms]], dim=1)
         return torch.cat(self.placement.measure(points), dim=1)
 
     def place(self, beads: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
@@ -184,12 +192,14 @@ class FibreCoordinates(StandardisedCoordinates):
         """
         bonds, angles, torsions = raw.split(self._sizes, dim=1)
         points = self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
-        others = points[:, len(self.matrix.anchors) :]
-        return torch.cat([self._anchors(beads, others), others], dim=1)[:, self._point_of]
+        vectors = points[:, self._point_of] - beads[:, self._tree]
+        rest = beads - torch.einsum("ba,nax->nbx", self.weights.to(beads), vectors)
+        anchors = torch.einsum("bc,ncx->nbx", torch.linalg.inv(self._shares).to(beads), rest)
+        return anchors[:, self._tree] + vectors
 
     def log_jacobian(self) -> torch.Tensor:
-        """Return 3 log |det P_A|."""
-        return 3.0 * torch.linalg.slogdet(self.weights[:, self.matrix.anchors]).logabsdet
+        """Return 3 log |det M|."""
+        return 3.0 * torch.linalg.slogdet(self._shares).logabsdet
 
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the transform, as JSON; its buffers are saved apart."""
@@ -210,9 +220,8 @@ class FibreCoordinates(StandardisedCoordinates):
     def _in_class(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return torch.isfinite(raw).all(1) & has_handedness(positions, self.matrix.centres, self.handedness)
 
-    def _anchors(self, beads: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the anchors' positions with shape=(batch, n_beads, 3)."""
-        weights = self.weights.to(beads)
-        rest = torch.einsum("ba,nax->nbx", weights[:, self.matrix.atoms], others)
-        inverse = torch.linalg.inv(self.weights[:, self.matrix.anchors]).to(beads)
-        return torch.einsum("bc,ncx->nbx", inverse, beads - rest)
+
+def _groups(weights: torch.Tensor) -> np.ndarray:
+    """Return the bead in which each atom weighs most, with shape=(n_atoms,); -1 for atoms that are in none."""
+    largest, bead = weights.max(0)
+    return torch.where(largest > 0, bead, -1).numpy()

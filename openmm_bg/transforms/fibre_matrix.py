@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,9 @@ _CLOSE = 0.02  # nm
 class FibreMatrix:
     """Which points define the bond, angle and torsion of each atom, where some points are given.
 
-    Every bead stands in the place of one atom, its anchor: the bead's position is known, and the anchor's follows
-    from those of the beads and of the other atoms. The other atoms are placed one after the other along bonds,
-    beginning at the beads. References are atoms; an anchor stands for its bead.
+    Each bead has an anchor atom, from which a tree of other atoms grows along bonds; every atom is in one tree. To
+    begin with the trees stand on the beads: each is moved, as it is, until its anchor is where the bead is. There
+    the other atoms are placed one after the other along bonds. References are atoms; an anchor stands for its bead.
 
     At each centre the first atom has a torsion of its own, and its siblings have torsions relative to it.
 
@@ -47,28 +48,44 @@ class FibreMatrix:
         """The number of atoms."""
         return len(self.anchors) + len(self.atoms)
 
+    @property
+    def tree(self) -> np.ndarray:
+        """The bead on which each atom's tree stands, with shape=(n_atoms,)."""
+        found = np.empty(self.n_atoms, dtype=np.int64)
+        found[self.anchors] = np.arange(len(self.anchors))
+        for atom, parent in zip(self.atoms.tolist(), self.bond.tolist(), strict=True):
+            found[atom] = found[parent]
+        return found
+
     @classmethod
     def from_bonds(
         cls,
-        points: np.ndarray,
+        positions: np.ndarray,
         bonds: np.ndarray,
         anchors: np.ndarray,
         masses: np.ndarray | None = None,
+        *,
+        beads: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> FibreMatrix:
         """Derive the matrix from the bonds of a molecule.
 
         Args:
-            points: A reference configuration [nm] with shape=(n_atoms, 3), with the beads' positions in the places
-                of their anchors. Points that are nearly in line with others are no references.
+            positions: A reference configuration [nm] with shape=(n_atoms, 3). Points that are nearly in line with
+                others are no references.
             bonds: Pairs of atom indices with shape=(n_bonds, 2).
-            anchors: The atom in whose place each bead is, with shape=(n_beads,).
+            anchors: The anchor of each bead, with shape=(n_beads,).
             masses: Masses [Da] with shape=(n_atoms,), to tell heavy branches; all equal if not given.
+            beads: The positions [nm] of the beads in the reference with shape=(n_beads, 3); those of the anchors if
+                not given.
+            groups: The bead to whose tree each atom belongs if it can, with shape=(n_atoms,); -1 for those that
+                belong to none. The rest goes to the anchor that is nearest along bonds.
 
         Raises:
             InputError: If there are fewer than three beads or as many as atoms, two have the same anchor, the
-                molecule is not connected, all points that could be references are in line, or a bead is where an
-                atom is that is bonded to its anchor.
+                molecule is not connected, or all points that could be references are in line.
         """
+        points = np.array(positions, dtype=np.float64)
         anchors = np.asarray(anchors, dtype=np.int64)
         if len(anchors) < 3:
             raise InputError(
@@ -79,7 +96,10 @@ class FibreMatrix:
         if len(anchors) == len(points):
             raise InputError("Every atom is a bead, so that nothing is left to generate; choose fewer beads.")
         neighbours = neighbour_lists(len(points), bonds)
-        builder = _Builder(np.asarray(points, dtype=np.float64), neighbours, anchors.tolist())
+        own = np.full(len(points), -1) if groups is None else np.asarray(groups, dtype=np.int64)
+        builder = _Builder(points, neighbours, anchors.tolist(), own.tolist())
+        if beads is not None:
+            builder.stand_on(np.asarray(beads, dtype=np.float64))
         rows = builder.rows(np.ones(len(points)) if masses is None else np.asarray(masses, dtype=np.float64))
         columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
         centres = np.array([near for near in neighbours if len(near) == 4], dtype=np.int64).reshape(-1, 4)
@@ -89,20 +109,31 @@ class FibreMatrix:
 class _Builder:
     """The state while atoms are placed."""
 
-    def __init__(self, points: np.ndarray, neighbours: list[list[int]], anchors: list[int]) -> None:
-        self.points, self.neighbours, self.placed = points, neighbours, list(anchors)
-        self.parent = self._grow(anchors)
+    def __init__(
+        self, points: np.ndarray, neighbours: list[list[int]], anchors: list[int], groups: list[int]
+    ) -> None:
+        self.points, self.neighbours, self.anchors = points, neighbours, anchors
+        self.placed = list(anchors)
+        self.parent = dict.fromkeys(anchors, -1)
+        self.tree = {anchor: bead for bead, anchor in enumerate(anchors)}
+        self.order = list(anchors)
+        self._grow(lambda atom, bead: groups[atom] == bead)
+        self._grow(lambda atom, bead: True)
 
-    def _grow(self, anchors: list[int]) -> dict[int, int]:
-        """Return the parent of each atom in the trees that grow from the anchors, nearest anchor first."""
-        parent, queue = dict.fromkeys(anchors, -1), list(anchors)
+    def _grow(self, belongs: Callable[[int, int], bool]) -> None:
+        """Let the trees take atoms in along bonds, nearest anchor first."""
+        queue = list(self.order)
         for atom in queue:
             for other in self.neighbours[atom]:
-                if other not in parent:
-                    parent[other] = atom
+                if other not in self.parent and belongs(other, self.tree[atom]):
+                    self.parent[other], self.tree[other] = atom, self.tree[atom]
+                    self.order.append(other)
                     queue.append(other)
-        self.order = queue
-        return parent
+
+    def stand_on(self, beads: np.ndarray) -> None:
+        """Move each tree until its anchor is where its bead is."""
+        tree = np.array([self.tree[atom] for atom in range(len(self.points))])
+        self.points = self.points + (beads - self.points[self.anchors])[tree]
 
     def rows(self, masses: np.ndarray) -> list[tuple[int, int, int, int, int]]:
         """Place all atoms."""
@@ -130,11 +161,6 @@ class _Builder:
         for point in self._candidates(centre, self._bonded(centre)):
             if point != centre and not any(self._in_line(child, centre, point) for child in children):
                 return point
-        if close := [child for child in children if self._distance(child, centre) < _CLOSE]:
-            raise InputError(
-                f"Atom {close[0]} is nearly in the place of the bead whose anchor is atom {centre}, to which it is "
-                f"bonded, so that its direction is undefined; choose another anchor, such as atom {close[0]}."
-            )
         raise InputError(
             f"No angle of the atoms bonded to atom {centre} is far from a straight line; choose other beads."
         )
@@ -163,9 +189,6 @@ class _Builder:
                     queue.append(other)
         others = [point for point in self.placed if point not in bonded]
         return bonded + sorted(others, key=lambda point: (distance[point], self.placed.index(point)))
-
-    def _distance(self, a: int, b: int) -> float:
-        return float(np.linalg.norm(self.points[a] - self.points[b]))
 
     def _in_line(self, a: int, b: int, c: int) -> bool:
         """Tell whether three points are nearly in line, or two of them in nearly the same place."""

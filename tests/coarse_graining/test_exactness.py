@@ -22,7 +22,7 @@ from openmm_bg import TorchPotential, statistics
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.invariants import BeadInvariants
-from openmm_bg.coarse_graining.maps import assignment_map, centroid_map, selection_map
+from openmm_bg.coarse_graining.maps import LinearMap, assignment_map, centroid_map, selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.coarse_graining.training import train_coarse_grained
@@ -188,13 +188,14 @@ def test_absolute_free_energies_are_refused(samples):
     assert abs(found.value - np.log(share / (1 - share))) < 3.5 * found.stderr
 
 
-@pytest.mark.parametrize("name", ["selection", "centroids"])
+@pytest.mark.parametrize("name", ["selection", "centroids", "shared atoms"])
 def test_backmapping_density_is_normalised(name):
     """Four atoms and three beads: one atom is free, and its density integrates to one over its place."""
     data = chain_data(4, 2000)
     bead_map = {
         "selection": lambda: selection_map(4, [1, 2, 3]),
         "centroids": lambda: centroid_map(4, [[0, 1], [2], [3]]),
+        "shared atoms": lambda: LinearMap([[0.4, 0.6, 0, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 1]]),
     }[name]()
     x = torch.from_numpy(data.positions)
     coordinates = bead_map.coordinates(data.system.positions, data.system.bonds).fit(x)
@@ -210,19 +211,18 @@ def test_backmapping_density_is_normalised(name):
     # Points on a grid of the free atom's features' raw coordinates, whose volume element is one.
     n = N_GRID
     sizes = [
-        np.linspace(0.04, 0.11, 2 * n),
+        np.linspace(0.11, 0.19, 2 * n),
         (np.arange(n) + 0.5) * 2 / n - 1,
         np.linspace(-np.pi, np.pi, n + 1)[:-1],
     ]
-    if name == "selection":
-        sizes[0] = np.linspace(0.11, 0.19, 2 * n)
     r = torch.from_numpy(sizes[0])
     raw = torch.cartesian_prod(r**3 / 3, torch.from_numpy(sizes[1]), torch.from_numpy(sizes[2]))
     positions, _ = coordinates.inverse(coordinates.features_of(raw), z.expand(len(raw), -1, -1))
     inside = torch.isfinite(positions).all(dim=(1, 2))
     log_p = torch.full((len(raw),), -torch.inf, dtype=torch.float64)
     log_p[inside] = flow.log_prob(positions[inside], z.expand(int(inside.sum()), -1, -1))
-    # dx = dx_O dz / |det P_A|^3
+    # dx = dd dz / |det M|^3, d the free atom's vector from the anchor of its tree
+    assert (float(coordinates.log_jacobian()) < -0.5) == (name == "shared atoms")
     density = (log_p - coordinates.log_jacobian()).exp().reshape([len(size) for size in sizes])
     cell = torch.from_numpy(sizes[0] ** 2)[:, None, None] * np.prod([size[1] - size[0] for size in sizes])
     assert float((density * cell).sum()) == pytest.approx(1.0, abs=0.01)

@@ -138,3 +138,20 @@ def turn(seed=0):
     rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
     rotation[:, 0] *= np.sign(np.linalg.det(rotation))
     return torch.as_tensor(rotation), torch.as_tensor(generator.normal(size=3))
+
+
+def trees(matrix):
+    """The bead on which each atom stands, by following bonds back to an anchor."""
+    parent = dict(zip(matrix.atoms.tolist(), matrix.bond.tolist(), strict=True))
+    anchors = matrix.anchors.tolist()
+
+    def root(atom):
+        return anchors.index(atom) if atom in anchors else root(parent[atom])
+
+    return np.array([root(atom) for atom in range(matrix.n_atoms)])
+
+
+def standing(bead_map, matrix, x):
+    """Configurations whose trees are moved until the anchors are at the beads."""
+    shift = bead_map.beads(x) - x[:, matrix.anchors]
+    return x + shift[:, trees(matrix)]

@@ -128,8 +128,9 @@ def test_anchors_that_do_not_follow_from_the_beads_are_refused():
     weights = np.zeros((3, 22))
     weights[0, 4] = weights[1, 8] = weights[2, 14] = 1.0
     FibreCoordinates.from_reference(one.positions, one.bonds, weights, [4, 8, 14])  # control
+    FibreCoordinates.from_reference(one.positions, one.bonds, weights, [4, 8, 15])  # atom 14 is in its tree
     with pytest.raises(InputError, match="do not follow from those of the beads"):
-        FibreCoordinates.from_reference(one.positions, one.bonds, weights, [4, 8, 15])  # no weight
+        FibreCoordinates.from_reference(one.positions, one.bonds, weights, [4, 8, 1])  # it is in that of 8
     weights[:2] = 0.0
     weights[0, [1, 18, 10]] = 0.3, 0.3, 0.4
     weights[1, [1, 18]] = 0.5, 0.5  # the first two beads tell only the middle of atoms 1 and 18
