@@ -88,7 +88,7 @@ def pareto_k(log_weights: np.ndarray) -> float:
         log_weights: Unnormalised log-weights with shape=(n,); -inf is allowed.
 
     Returns:
-        The shape; +inf if fewer than 5 weights make up the tail, -inf if all weights are equal.
+        The shape; +inf if fewer than 5 weights make up the tail, -inf if the largest weights are equal.
 
     Raises:
         InputError: As `normalized_weights`.
@@ -99,7 +99,7 @@ def pareto_k(log_weights: np.ndarray) -> float:
     if n_tail < 5:
         return np.inf
     ordered = np.sort(relative)
-    if ordered[0] == ordered[-1]:
+    if ordered[-n_tail - 1] == ordered[-1]:
         return -np.inf
     cutoff = max(ordered[-n_tail - 1], np.finfo(np.float64).tiny)
     tail = ordered[ordered > cutoff] - cutoff

@@ -78,6 +78,7 @@ def test_pareto_k_of_a_gaussian():
 
 def test_pareto_k_of_degenerate_weights():
     assert statistics.pareto_k(np.zeros(100)) == -np.inf
+    assert statistics.pareto_k(np.r_[np.full(5, -np.inf), np.zeros(95)]) == -np.inf
     assert statistics.pareto_k(np.arange(20.0)) == np.inf  # too few to say
     assert statistics.pareto_k(np.r_[np.zeros(4), np.full(1000, -np.inf)]) == np.inf
     assert statistics.pareto_k(np.r_[0.0, np.linspace(-900, -800, 1000)]) == np.inf

@@ -18,6 +18,7 @@ from openmm_bg.observables.names import Observable, observable
 from openmm_bg.reproduction.backmapping_quality import Quality, quality, with_median_geometry
 from openmm_bg.reproduction.coarse_graining import moments, row
 from openmm_bg.samples import Samples
+from openmm_bg.systems import load
 from openmm_bg.training import load_data
 from openmm_bg.training.data import TrainingData
 
@@ -166,8 +167,12 @@ def surfaces(data: TrainingData) -> list[Observable]:
     import mdtraj
 
     topology = mdtraj.Topology.from_openmm(data.system.topology)
-    native = data.system.starts["native"]
-    return [observable(name, topology, native) for name in SURFACES]
+    return [observable(name, topology, native_structure()) for name in SURFACES]
+
+
+def native_structure() -> np.ndarray:
+    """Return the native structure [nm] with shape=(n_atoms, 3), which a simulation's directory does not keep."""
+    return load("chignolin").starts["native"]
 
 
 def native_table(samples: Samples, data: TrainingData) -> list[ConsistencyLine]:

@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from openmm_bg import TorchPotential
+from openmm_bg import TorchPotential, systems
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
 from openmm_bg.simulation import SimulationSettings, preset, run, simulate
 from openmm_bg.simulation.starts import start_configurations
 from openmm_bg.training import load_data
+from openmm_bg.transforms import InternalCoordinates
+from openmm_bg.transforms.handedness import with_labels_of
 
 PHI = (4, 6, 8, 14)
 BOTH = ("C7eq", "alpha-L")
@@ -213,3 +216,27 @@ def test_preset():
     assert len(settings.replica_temperatures()) % 16 == 0
     with pytest.raises(InputError, match="no settings of 'alanine_dipeptide'; there are those of: chignolin"):
         preset("alanine_dipeptide")
+
+
+def test_equal_hydrogens_of_a_start_get_the_reference_s_labels(molecule):
+    """Otherwise no coordinates could be fitted to the data of both; a start of another chirality stays so."""
+    swapped = np.array(molecule.starts["C7eq"])
+    swapped[[11, 12]] = swapped[[12, 11]]  # of the side chain's methyl group
+    mirrored = swapped * [-1.0, 1.0, 1.0]
+    again = molecule.with_starts({"swapped": swapped, "mirrored": mirrored})
+    coordinates = InternalCoordinates.from_reference(molecule.positions, molecule.bonds, molecule.masses)
+    assert not torch.isfinite(coordinates.forward(torch.tensor(swapped[None]))[1]).any()
+    potential = TorchPotential.from_system(molecule)
+    settings = SimulationSettings(starts=("swapped", "mirrored"), n_walkers=2)
+    found = start_configurations(again, settings, potential)
+    finite = torch.isfinite(coordinates.forward(torch.tensor(found))[1])
+    assert finite.tolist() == [True, False]
+
+
+def test_both_starts_of_chignolin_are_in_one_domain():
+    one = systems.load("chignolin")
+    coordinates = InternalCoordinates.from_reference(one.positions, one.bonds, one.masses)
+    hydrogens = np.array([atom.element.symbol == "H" for atom in one.topology.atoms()])
+    extended = with_labels_of(one.positions, one.starts["extended"], one.bonds, hydrogens)
+    assert torch.isfinite(coordinates.forward(torch.tensor(extended[None]))[1]).all()
+    np.testing.assert_array_equal(extended[~hydrogens], one.starts["extended"][~hydrogens])
