@@ -53,7 +53,7 @@ SOLVENT = LearnedExchange(
     None,
     0.8,
     2,
-    60_000,
+    50_000,
     "--steps 400 --timestep 0.002 --hydrogen-mass 4 --dynamics fused",
 )
 
