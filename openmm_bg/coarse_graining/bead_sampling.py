@@ -15,7 +15,8 @@ from openmm_bg.training.settings import require_positive
 
 BEAD_MASS = 12.0  # Da; of no influence on the distribution
 _TUNING_INTERVAL = 5
-_ACCEPTANCE = (0.7, 0.85)
+# The time step is multiplied by the factor of the first bound that the acceptance is below.
+_TUNING = ((0.3, 0.5), (0.7, 0.8), (0.85, 1.0), (0.97, 1.1), (math.inf, 1.5))
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ class BeadSampler:
             before = walkers.n_accepted.sum()
             self._advance(_TUNING_INTERVAL)
             accepted = float(walkers.n_accepted.sum() - before) / (_TUNING_INTERVAL * len(walkers.positions))
-            low, high = _ACCEPTANCE
-            if not low <= accepted <= high:
-                walkers.set_timestep(walkers.timestep * (1.1 if accepted > high else 0.8))
+            factor = next(factor for bound, factor in _TUNING if accepted < bound)
+            if factor != 1.0:
+                walkers.set_timestep(walkers.timestep * factor)
         self._before = self._counts()
         self._burned_in = True
 
