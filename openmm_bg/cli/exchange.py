@@ -65,7 +65,7 @@ def exchange(
         str,
         typer.Option(
             help="openmm: steps of a Context; fused: steps of compiled code for this molecule, several times "
-            "faster if it is small."
+            "faster if it is small and its solvent a CustomGBForce."
         ),
     ] = "openmm",
     checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,

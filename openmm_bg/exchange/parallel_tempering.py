@@ -89,7 +89,7 @@ def run_parallel_tempering(
         hydrogen_mass: Hydrogens get this mass [Da], e.g. 4 for steps of 0.002 ps, which does not change the
             distribution of the positions. The system's own masses if not given.
         dynamics: "openmm": openmmtools' `LangevinDynamicsMove`; "fused": `FusedLangevinMove`, several times faster
-            for a small molecule in implicit solvent on a CPU.
+            for a small molecule on a CPU whose solvent is a CustomGBForce.
         checkpoint_interval: Iterations between two checkpoints.
         platform: OpenMM's platform for dynamics and stored energies ("CPU" with one thread); None times those
             there are and takes the fastest, which may differ from run to run.

@@ -30,10 +30,10 @@ _dynamics: dict[tuple[Any, ...], SingleMoleculeDynamics] = {}
 class FusedLangevinMove(LangevinDynamicsMove):
     """openmmtools' `LangevinDynamicsMove` on the fused potential instead of an OpenMM Context.
 
-    For a small molecule in implicit solvent most of a step of OpenMM is waiting: the machine code of
-    `TorchPotential` makes several steps in this time (``scripts/benchmark_dynamics.py``). The integrator is the
-    same, ``LangevinMiddleIntegrator``, in double precision, and so is the meaning of velocities, so that the two
-    moves can take turns in a run. A ``CMMotionRemover`` of the system is obeyed. Random numbers are those of all
+    The machine code of `TorchPotential` makes several steps in the time of one of OpenMM's where a small molecule's
+    implicit solvent is a ``CustomGBForce``; elsewhere there is little to gain (``scripts/benchmark_dynamics.py``).
+    The integrator is the same, ``LangevinMiddleIntegrator``, in double precision, and so is the meaning of
+    velocities, so that the two moves can take turns in a run. A ``CMMotionRemover`` of the system is obeyed. Random numbers are those of all
     moves of this package (`openmm_bg.mcmc.seed`).
 
     Args:
