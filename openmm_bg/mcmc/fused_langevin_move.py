@@ -33,8 +33,8 @@ class FusedLangevinMove(LangevinDynamicsMove):
     The machine code of `TorchPotential` makes several steps in the time of one of OpenMM's where a small molecule's
     implicit solvent is a ``CustomGBForce``; elsewhere there is little to gain (``scripts/benchmark_dynamics.py``).
     The integrator is the same, ``LangevinMiddleIntegrator``, in double precision, and so is the meaning of
-    velocities, so that the two moves can take turns in a run. A ``CMMotionRemover`` of the system is obeyed. Random numbers are those of all
-    moves of this package (`openmm_bg.mcmc.seed`).
+    velocities, so that the two moves can take turns in a run. A ``CMMotionRemover`` of the system is obeyed.
+    Random numbers are those of all moves of this package (`openmm_bg.mcmc.seed`).
 
     Args:
         timestep: Time step, a number of picoseconds or a quantity.
