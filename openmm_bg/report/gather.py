@@ -11,7 +11,7 @@ import numpy as np
 
 from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
 from openmm_bg.errors import InputError
-from openmm_bg.model_files import check_files, read_header
+from openmm_bg.model_files import check_files, read_any_header
 from openmm_bg.observables.molecules import molecule_of
 from openmm_bg.plotting import COLOURS
 from openmm_bg.report.commands import exchange_command, sample_command
@@ -86,7 +86,7 @@ class _Reader:
     def _add_model(self, path: Path) -> None:
         record: dict[str, Any] = {}
         if is_finished(path):
-            header = read_header(path)
+            header = read_any_header(path)
             check_files(path, header)
             record = {"versions": {"openmm-bg": header.get("version")}, **header["record"]}
             if header.get("system"):
@@ -202,7 +202,7 @@ def _add_references(contents: Contents) -> None:
     }
     for model in contents.models:
         if is_finished(model):
-            header = read_header(model)
+            header = read_any_header(model)
             known.add((str((header.get("system") or {}).get("name")), header["system_hash"]))
     for temperature in contents.temperatures:
         for name, own_hash in known:

@@ -15,6 +15,7 @@ from openmm_bg.models import find_model
 from openmm_bg.report.coarse_grained_summary import summarize_coarse_grained
 from openmm_bg.report.facts import Fact, model_topology, shortened
 
+_LOG = "log.csv"
 _MOST_TORSIONS = 12  # that are named; one page is enough
 _VALIDATION_SAMPLES = "validation_samples"
 _COLUMNS = {"step", "seconds", "energy_evaluations", "loss_dispersion", "held_out_nll", "kl", "ess"}
@@ -55,15 +56,27 @@ def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
 
 
 def training_log(model: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a training's log: of a finished model, or of a training that is under way.
+    """Return the rows of the log of a generator's training, finished or under way.
 
     Raises:
         InputError: If it cannot be read.
     """
-    path = Path(model) / "log.csv"
+    rows = read_log(model)
+    if rows and not rows[0].keys() >= _COLUMNS:
+        raise InputError(f"{Path(model) / _LOG} is not the log of a training.")
+    return rows
+
+
+def read_log(model: str | Path) -> list[dict[str, float]]:
+    """Return the rows of the log of any training.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    path = Path(model) / _LOG
     try:
         lines = [line.split(",") for line in path.read_text().splitlines()]
-        if lines and not set(lines[0]) >= _COLUMNS:
+        if lines and "step" not in lines[0]:
             raise ValueError("Columns are missing.")
         return [dict(zip(lines[0], map(float, row), strict=True)) for row in lines[1:]] if lines else []
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openmm_bg.report import figures
+from openmm_bg.report.coarse_grained_section import coarse_grained_section, is_coarse_grained
 from openmm_bg.report.model_summary import best_validation, summarize_model, training_log
 from openmm_bg.report.page import Picture, Section, Table
 from openmm_bg.report.records import is_finished
@@ -18,14 +19,16 @@ from openmm_bg.statistics import with_error
 if TYPE_CHECKING:
     from openmm_bg.report.contents import Contents
 
-_LONG = {"bonds", "torsions", "log", "data"}  # entries of records that say nothing to a reader
+_LONG = {"bonds", "torsions", "log", "data", "rounds"}  # entries of records that say nothing to a reader
 
 
 def training_sections(contents: Contents) -> list[Section]:
     """A section for each model, finished or under way: training curves, and what it is."""
     named = len(contents.models) > 1
     return [
-        _training_section(model, name, f" of {name}" if named else "")
+        (coarse_grained_section if is_coarse_grained(model) else _training_section)(
+            model, name, f" of {name}" if named else ""
+        )
         for model, name in zip(contents.models, contents.model_names, strict=True)
     ]
 

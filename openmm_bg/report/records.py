@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openmm_bg.errors import InputError
-from openmm_bg.model_files import model_hash, read_header
+from openmm_bg.model_files import model_hash, read_any_header
 
 _TABLES = ("wall_seconds", "n_energy_evaluations_by_stage")
 _NUMBERS = ("wall_seconds_total", "n_energy_evaluations")
@@ -53,7 +53,7 @@ def is_finished(model: Path) -> bool:
 
 def system_hash(model: Path | None) -> str | None:
     """Return the hash of the energy function that a model was made for, if it is known."""
-    return read_header(model)["system_hash"] if model is not None and is_finished(model) else None
+    return read_any_header(model)["system_hash"] if model is not None and is_finished(model) else None
 
 
 def find_model(wanted: object, known: Iterable[Path], elsewhere: Iterable[Path]) -> Path | None:

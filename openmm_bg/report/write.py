@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from openmm_bg import statistics
 from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_write_text
 from openmm_bg.report import provenance, sections
+from openmm_bg.report.coarse_grained_section import coarse_grained_figure, is_coarse_grained
 from openmm_bg.report.contents import Contents
 from openmm_bg.report.figures import acceptance_errors
 from openmm_bg.report.gather import gather
@@ -104,7 +106,10 @@ def key_figures(contents: Contents) -> list[KeyFigure]:
                 )
             )
     for model, name in zip(contents.models, contents.model_names, strict=True):
-        if log := training_log(model):
+        if is_coarse_grained(model):
+            if one := coarse_grained_figure(model):
+                found.append(replace(one, meaning=_named(one.meaning, name, contents.models)))
+        elif log := training_log(model):
             meaning = f"ESS {best_validation(log)['ess']:.1%} of the model kept"
             minutes = f"{log[-1]['seconds'] / 60:.1f} min"
             found.append(KeyFigure("training", minutes, _named(meaning, name, contents.models)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,47 @@ def test_samples_have_weights_and_walkers(run, coarse_model, tmp_path):
     # Readers of samples take them, with errors from the walkers.
     files = (tmp_path / "samples.h5", "-o", tmp_path / "plots")
     assert run("observables", *files, "--observable", "rg").code == 0
+
+
+@pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
+def test_report_of_a_model_with_its_samples(run, coarse_model, tmp_path):
+    assert run("backmap", coarse_model, "-o", tmp_path / "samples.h5", "-n", "96", "-q").code == 0
+    result = run("report", tmp_path / "samples.h5", coarse_model, "-o", tmp_path / "report.html")
+    assert result.code == 0, result.err
+    page = (tmp_path / "report.html").read_text()
+    headings = re.findall("<h2>([^<]*)</h2>", page)
+    assert {"Coarse-grained model", "Weights", "Potential energies", "Provenance"} <= set(headings)
+    header = json.loads((coarse_model / "model.json").read_text())
+    last = header["record"]["rounds"][-1]
+    for text in (
+        f"{last['effective_sample_size']:.2%}",  # in the table of rounds
+        f"{last['effective_sample_size']:.1%}",  # on top
+        "mean square of radius of gyration (nm²)",
+        "cos(2 phi)",
+    ):
+        assert text in page
+    # The observable that deviates most comes first.
+    names = re.findall(r"<th[^>]*>(?:mean square of )?([^<(]*(?:\([^)]*\))?)[^<]*</th>", page)
+    worst = max(last["table"], key=lambda line: abs(_deviation(line)))
+    listed = [name.strip() for name in names if name.strip() in {line["name"] for line in last["table"]}]
+    assert listed[0] == worst["name"]
+
+
+def _deviation(line):
+    return (line["weighted"] - line["reference"]) / np.hypot(
+        line["weighted_stderr"], line["reference_stderr"]
+    )
+
+
+def test_report_of_a_training_under_way(run, coarse_model, tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(coarse_model / "log.csv", begun)
+    result = run("report", begun, "-o", tmp_path / "report.html")
+    assert result.code == 0, result.err
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Coarse-grained model</h2>" in page
+    assert "is not finished" in page
 
 
 def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_path):
