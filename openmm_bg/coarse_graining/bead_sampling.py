@@ -144,6 +144,10 @@ class BeadSampler:
         # A copy: the walkers move on in place.
         return self._walkers.positions[: self.settings.n_walkers].to(torch.float64, copy=True)
 
+    def hot(self) -> torch.Tensor:
+        """Return the present configurations at all higher temperatures [nm], float64, shape=(n, n_beads, 3)."""
+        return self._walkers.positions[self.settings.n_walkers :].to(torch.float64, copy=True)
+
     def _advance(self, n_trajectories: int) -> None:
         for _ in range(n_trajectories):
             self._chain.step(1)

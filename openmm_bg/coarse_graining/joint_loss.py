@@ -14,7 +14,7 @@ from openmm_bg.potentials.base import Potential
 from openmm_bg.units import thermal_energy
 
 _CHUNK = 2048
-_CLASH = 100.0  # kT
+CLASH = 100.0  # kT
 
 
 class JointLoss:
@@ -80,17 +80,18 @@ class JointLoss:
         frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
         likelihood, force_error, deviation = self._of_data(frames)
         center = deviation.mean()  # not detached: the energy's own constant must not drift
-        dispersion = own_dispersion = self._huber(deviation - center)
+        spread = own_spread = dispersion(deviation - center, settings.dispersion_range)
         if step >= settings.own_start * settings.n_steps:
             own = self._draw(settings.batch_size, pool, generator)
             if len(own.constant):  # at the very start, all may be outside the domain
                 log_p = self.flow.feature_log_prob(own.features, own.invariants)
-                own_dispersion = self._huber(self.deviation(own, self.energy(own.beads), log_p) - center)
+                deviation = self.deviation(own, self.energy(own.beads), log_p)
+                own_spread = dispersion(deviation - center, settings.dispersion_range)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
-        loss = loss + 0.5 * weight * (dispersion + own_dispersion)
-        figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": dispersion}
-        figures["own_dispersion"] = own_dispersion
+        loss = loss + 0.5 * weight * (spread + own_spread)
+        figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": spread}
+        figures["own_dispersion"] = own_spread
         return loss, {name: float(value.detach()) for name, value in figures.items()}
 
     def deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
@@ -102,8 +103,7 @@ class JointLoss:
             log_p: Log-densities of their features with shape=(n,).
         """
         deviation = log_p - energies + (frames.constant - self._zero).to(log_p)
-        excess = (deviation - _CLASH).clamp_min(0.0)
-        return torch.where(excess > 0, _CLASH + torch.log1p(excess), deviation)
+        return softened(deviation)
 
     def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
         """Return figures of networks on the frames that are held out."""
@@ -138,6 +138,14 @@ class JointLoss:
             )
         return frames
 
-    def _huber(self, deviation: torch.Tensor) -> torch.Tensor:
-        zeros = torch.zeros_like(deviation)
-        return 2.0 * functional.huber_loss(deviation, zeros, delta=self.settings.dispersion_range)
+
+def dispersion(deviation: torch.Tensor, bound: float) -> torch.Tensor:
+    """Return the mean square of deviations [kT], of which those beyond a bound count linearly (Huber)."""
+    return 2.0 * functional.huber_loss(deviation, torch.zeros_like(deviation), delta=bound)
+
+
+def softened(deviation: torch.Tensor) -> torch.Tensor:
+    """Return deviations [kT] that grow as logarithms above that of a clash, which an infinite one is, too."""
+    deviation = deviation.nan_to_num(nan=CLASH, posinf=CLASH)
+    excess = (deviation - CLASH).clamp_min(0.0)
+    return torch.where(excess > 0, CLASH + torch.log1p(excess), deviation)

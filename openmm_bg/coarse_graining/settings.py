@@ -22,7 +22,8 @@ class CoarseGrainingSettings:
     after a first part of the steps, over configurations that the flow has just drawn: they are never seen
     twice, so that nothing can be learned by heart. Then come rounds: bead configurations are sampled from the
     bead energy as it is, the weights and observables of their backmapping are recorded, and in the round's
-    steps half of the flow's draws begin from them.
+    steps half of the flow's draws begin from them, and from as many of the ladder's higher temperatures: what the
+    bead energy takes for rarer than it is would else never be drawn, and no weight would tell.
 
     Args:
         n_steps: Optimiser steps on the data alone.
@@ -39,8 +40,9 @@ class CoarseGrainingSettings:
         round_samples: Samples that the model draws in each round.
         round_steps: Optimiser steps in each round.
         round_learning_rate: The step size at the start of a round; it falls along a cosine.
-        tolerance: Rounds end when the effective sample size grows by less than this part of itself, and the largest
-            deviation of the observables by less than one standard error.
+        tolerance: Rounds end when the effective sample size grows by less than this part of itself, the dispersion
+            at higher temperatures falls by less than this part, and the largest deviation of the observables by
+            less than one standard error.
         n_layers: Coupling layers of the flow.
         n_bins: Bins of its splines.
         hidden_features: Width of its conditioners.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import torch
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.bead_sampling import BeadSampler
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
-from openmm_bg.coarse_graining.joint_loss import JointLoss
+from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion, softened
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import provenance
 from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
@@ -28,6 +30,7 @@ from openmm_bg.training.progress import LOG, TrainingBar, write_log
 
 if TYPE_CHECKING:
     from openmm_bg.potentials.base import Potential
+    from openmm_bg.samples import Samples
     from openmm_bg.training.data import TrainingData
 
 _CHECKPOINT_INTERVAL = 250
@@ -203,10 +206,11 @@ class _Trainer:
 
     def _judge(self) -> None:
         """Draw samples, record how good they are, and keep their beads for the next round."""
-        settings = self.settings
-        n = settings.round_samples
-        samples = self.model().sample(n, seed=settings.seed + 1000 * (self.rounds_done + 1))
+        settings, model = self.settings, self.model()
+        n, seed = settings.round_samples, settings.seed + 1000 * (self.rounds_done + 1)
+        samples = model.sample(n, seed=seed)
         table = consistency_table(samples, self.data)
+        hot = self._hot_beads(model, n, seed)
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -218,19 +222,47 @@ class _Trainer:
                 "bead_acceptance": samples.record["bead_acceptance"],
                 "bead_timestep": samples.record["bead_timestep"],
                 "largest_deviation": largest_deviation(table),
+                "hot_dispersion": self._hot_dispersion(model, hot, samples),
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
-        self.pool = torch.from_numpy(samples.beads).to(self.start)
+        self.pool = torch.cat([torch.from_numpy(samples.beads), hot]).to(self.start)
+
+    def _hot_beads(self, model: CoarseGrainedGenerator, n: int, seed: int) -> torch.Tensor:
+        """Return bead configurations of the ladder's higher temperatures, float64; none if there are no such.
+
+        They cross barriers, and so find what the model takes for rarer than it is: it would never be drawn at the
+        model's temperature, and no weight would tell.
+        """
+        sampler = BeadSampler(model.energy, self.start, model.sampling, seed=seed)
+        per_frame = len(sampler.hot())
+        parts = [self.start[:0].double()]
+        for _ in range(-(-n // per_frame) if per_frame else 0):
+            sampler.frame()
+            parts.append(sampler.hot())
+        return torch.cat(parts)[:n]
+
+    def _hot_dispersion(self, model: CoarseGrainedGenerator, hot: torch.Tensor, samples: Samples) -> float:
+        """Return the dispersion of the weights about the samples' median, of beads of higher temperatures."""
+        if not len(hot):
+            return math.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReliabilityWarning)
+            log_weights = model.backmap(hot, seed=self.settings.seed).log_weights
+        usable = np.isfinite(samples.log_weights)
+        deviation = softened(torch.from_numpy(np.median(samples.log_weights[usable]) - log_weights))
+        return float(dispersion(deviation, self.settings.dispersion_range))
 
     def _settled(self) -> bool:
         """Tell whether the last round has changed nothing that could be seen."""
         if len(self.rounds) < 2:
             return False
         before, now = self.rounds[-2:]
+        tolerance = self.settings.tolerance
         growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
         change = now["largest_deviation"] - before["largest_deviation"]
-        return growth < self.settings.tolerance and change > -1.0 and now["pareto_k"] < 0.7
+        level = not now["hot_dispersion"] < (1.0 - tolerance) * before["hot_dispersion"]
+        return growth < tolerance and change > -1.0 and level and now["pareto_k"] < 0.7
 
     # Checkpoints
 

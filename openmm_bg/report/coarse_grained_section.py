@@ -78,12 +78,13 @@ def _round_tables(rounds: list[dict[str, Any]]) -> list[Table]:
             f"{one['effective_sample_size']:.2%}",
             f"{one['pareto_k']:.2f}",
             f"{one['bead_acceptance']:.1%}",
+            f"{one.get('hot_dispersion', math.nan):.3g}",
             f"{one['largest_deviation']:.1f}",
         )
         for one in rounds
     ]
     header = ("round", "after step", "draws", "ESS", "Pareto k", "hybrid Monte Carlo accepted")
-    header += ("largest deviation (standard errors)",)
+    header += ("dispersion at higher temperatures", "largest deviation (standard errors)")
     return [
         Table("Rounds: beads sampled, backmapped, weighted", header, lines),
         _observables(rounds[-1]["table"]),

@@ -73,9 +73,10 @@ def test_a_model_knows_how_it_was_made(coarse_model):
         "radius of gyration",
         "cos(phi)",
     }
-    # Energies of the data with forces, of the samples of two rounds, and of the flow's draws after 9 of 30 steps.
+    # Energies of the data with forces, of the samples of two rounds and as many of higher temperatures, and of the
+    # flow's draws after 9 of 30 steps.
     draws = (30 - 9 + 10) * 32
-    assert model.record["training"]["n_energy_evaluations"] == 400 + 2 * 64 + draws
+    assert model.record["training"]["n_energy_evaluations"] == 400 + 2 * (64 + 64) + draws
     assert not (coarse_model / "checkpoint.safetensors").exists()
     assert (coarse_model / "log.csv").read_text().startswith("step,round,likelihood")
 

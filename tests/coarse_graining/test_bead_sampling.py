@@ -56,11 +56,12 @@ def by_quadrature(data, *, temperature=1.0, measure=True, n_nodes=80):
     return {name: np.average(value, weights=w) for name, value in values(r1, r2, np.cos(theta)).items()}
 
 
-def sampled(data, settings, n_frames=40):
-    """Return averages of each walker by name."""
+def sampled(data, settings, n_frames=40, *, hot=False):
+    """Return averages of each walker by name, at the lowest or at all higher temperatures."""
     sampler, parts = BeadSampler(energy_of(data), data, settings, seed=1), []
     for _ in range(n_frames):
-        r1, r13, r2 = invariants(sampler.frame()).T
+        beads = sampler.frame()
+        r1, r13, r2 = invariants(sampler.hot() if hot else beads).T
         parts.append(values(r1, r2, (r1**2 + r2**2 - r13**2) / (2 * r1 * r2)))
     return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}, sampler
 
@@ -88,6 +89,16 @@ def test_three_beads_have_the_distribution_of_their_energy(n_rungs):
     assert len(disagreeing(means, by_quadrature(data, measure=False))) >= 3
     assert 0.5 < sampler.acceptance < 0.95
     assert sampler.potential.n_nonfinite == 0
+
+
+def test_higher_temperatures_have_their_distribution():
+    data = three_beads()
+    sizes = {"n_walkers": 256, "n_leapfrog": 5, "timestep": 0.05, "interval": 4, "burn_in": 60}
+    means, sampler = sampled(data, BeadSamplingSettings(n_rungs=2, ratio=1.3, **sizes), hot=True)
+    assert disagreeing(means, by_quadrature(data, temperature=1.3)) == []
+    assert len(disagreeing(means, by_quadrature(data))) >= 3
+    assert sampler.hot().shape == (256, 3, 3)
+    assert len(BeadSampler(energy_of(data), data, BeadSamplingSettings(n_rungs=1, **sizes)).hot()) == 0
 
 
 def test_quadrature_has_converged_and_the_prior_is_that_of_the_energy():
