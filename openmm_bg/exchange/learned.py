@@ -18,6 +18,7 @@ from openmm_bg.mcmc.proposal_move import check_model, leap_frog_step, refuse_out
 from openmm_bg.mcmc.randomness import draw_key, log_uniform, random_generator, stream
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import new_velocities
+from openmm_bg.threads import single_threaded
 from openmm_bg.units import kelvin
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ class LearnedReplicaExchangeSampler(ParallelTemperingSampler):
         temperatures = (
             torch.tensor([target.temperature for target in one], dtype=torch.float64) for one in (old, new)
         )
-        end, end_momenta, log_determinant = flow.transport(start, momenta, *temperatures, frame=start)
+        with single_threaded():
+            end, end_momenta, log_determinant = flow.transport(start, momenta, *temperatures, frame=start)
         if torch.isneginf(log_determinant).any():
             refuse_outside(self._model, -np.inf)
         ends = []

@@ -17,6 +17,7 @@ from openmm_bg.mcmc.host import HostSystem, energy_function_name, host_system, r
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import new_velocities
 from openmm_bg.model_files import GENERATOR
+from openmm_bg.threads import single_threaded
 from openmm_bg.units import kelvin, picoseconds
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class ProposalMove(MCMCMove):
         """
         if not torch.isfinite(start).all():
             raise InputError("The current configuration contains NaN or infinite positions.")
-        with torch.no_grad():
+        with torch.no_grad(), single_threaded():
             return self._steps(target, start)
 
     @abstractmethod
