@@ -17,9 +17,9 @@ LAYERS = {
     **dict.fromkeys(["molecule_check", "molecule_report"], 3),
     **dict.fromkeys(["mcmc", "exchange", "coarse_graining"], 4),
     **dict.fromkeys(
-        ["analysis", "plotting", "io", "comparison", "reference", "stages", "main_job", "cli"], 5
+        ["analysis", "plotting", "io", "comparison", "reference", "reference_frames", "stages"], 5
     ),
-    **dict.fromkeys(["reproduction", "observables", "report", "sampling_benchmark"], 5),
+    **dict.fromkeys(["main_job", "cli", "reproduction", "observables", "report", "sampling_benchmark"], 5),
 }
 WITHOUT_OPENMM = ("transforms", "flows")
 HOSTS = ("openmm", "openmmtools", "mdtraj", "simtk")
