@@ -5,6 +5,7 @@ In a chain of several walkers frame i belongs to walker i % n_walkers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from openmm_bg import statistics
 from openmm_bg.errors import InputError
 
 N_BLOCKS = 20
-"""Parts that a chain of few walkers is cut into, to see their scatter."""
+"""Parts that a chain of few walkers is cut into, to see their scatter; so many walkers need not be."""
 
 
 def cell_fractions(
@@ -30,7 +31,7 @@ def cell_fractions(
 
     Returns:
         Fractions and standard errors, each with shape=(n_cells,). The errors come from the delta method
-        (samples), or from the scatter of walkers or blocks (chains).
+        (samples), or from `chain_error`.
 
     Raises:
         InputError: If no weight is above zero.
@@ -45,12 +46,11 @@ def cell_fractions(
         squared = np.bincount(cells, weights=weights**2, minlength=n_cells + 1)
         variance = squared[1:] * (1 - 2 * fraction) + fraction**2 * squared.sum()
         return fraction, np.sqrt(np.maximum(variance, 0.0))
-    fraction = np.bincount(cells, minlength=n_cells + 1)[1:] / len(cells)
-    groups = independent_parts(len(cells), n_walkers)
-    parts = [np.bincount(cells[g], minlength=n_cells + 1)[1:] / len(cells[g]) for g in groups]
-    if len(parts) < 2:
-        return fraction, np.full(n_cells, np.inf)
-    return fraction, np.sqrt(np.var(parts, axis=0, ddof=1) / len(parts))
+
+    def shares(part: slice) -> np.ndarray:
+        return np.bincount(cells[part], minlength=n_cells + 1)[1:] / len(cells[part])
+
+    return shares(slice(None)), chain_error(shares, len(cells), n_walkers)
 
 
 def _walker_errors(
@@ -67,12 +67,39 @@ def _walker_errors(
     return np.sqrt(variance * n_walkers / (n_walkers - 1))
 
 
-def independent_parts(n_frames: int, n_walkers: int = 1) -> list[slice]:
-    """Return parts of a chain that may count as independent: walkers if there are many, or blocks."""
+def chain_error(
+    average: Callable[[slice], np.ndarray | float], n_frames: int, n_walkers: int = 1
+) -> np.ndarray:
+    """Return standard errors of averages along a chain, from the scatter of its parts.
+
+    The parts are walkers if there are many of them, and blocks if there is one. Of a few walkers both are looked
+    at, and the larger error counts: blocks do not show walkers that stay where they are, and the scatter of a few
+    walkers is known badly.
+
+    Args:
+        average: Returns the averages of a part of the frames.
+        n_frames: The number of frames.
+        n_walkers: Walkers, interleaved.
+
+    Returns:
+        Standard errors with the shape of the averages; infinite if there is one frame.
+    """
+    errors = []
+    for parts in _partitions(n_frames, n_walkers):
+        values = np.array([average(part) for part in parts])
+        many = len(parts) > 1
+        errors.append(np.sqrt(values.var(axis=0, ddof=1) / len(parts)) if many else values[0] * 0.0 + np.inf)
+    return np.max(errors, axis=0)
+
+
+def _partitions(n_frames: int, n_walkers: int) -> list[list[slice]]:
+    """Return ways to cut a chain into parts that may count as independent."""
+    walkers = [slice(k, None, n_walkers) for k in range(n_walkers)]
     if n_walkers >= N_BLOCKS:
-        return [slice(k, None, n_walkers) for k in range(n_walkers)]
+        return [walkers]
     edges = np.linspace(0, n_frames, min(N_BLOCKS, n_frames) + 1).astype(int)
-    return [slice(a, b) for a, b in pairwise(edges)]
+    blocks = [slice(a, b) for a, b in pairwise(edges)]
+    return [blocks, walkers] if n_walkers > 1 else [blocks]
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

@@ -223,7 +223,7 @@ def is_exchange(path: Path) -> bool:
 
     try:
         with netCDF4.Dataset(path, "r") as dataset:
-            return "metadata" in dataset.groups
+            return "metadata" in dataset.groups or getattr(dataset, "Conventions", "") == "ReplicaExchange"
     except OSError as error:
         raise InputError(f"{path} cannot be read as a netCDF file; it may be truncated.") from error
 

@@ -119,6 +119,17 @@ def read_header(directory: str | Path, kind: str = GENERATOR) -> dict[str, Any]:
     return header
 
 
+def energy_evaluations(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return the energy evaluations that a generator has cost, by stage, from its record."""
+    counts = {"simulation": (record.get("data") or {}).get("n_energy_evaluations", 0)}
+    counts["training"] = (record.get("training") or {}).get("n_energy_evaluations", 0)
+    counts["annealing"], annealing = 0, record.get("annealing")
+    while annealing:
+        counts["annealing"] += annealing["n_energy_evaluations"]
+        annealing = annealing.get("before")
+    return counts
+
+
 def read_any_header(directory: str | Path) -> dict[str, Any]:
     """Return the header of a model of any kind.
 
@@ -128,6 +139,11 @@ def read_any_header(directory: str | Path) -> dict[str, Any]:
     path = find_model(directory) / HEADER
     if not path.is_file():
         names = ", ".join(shipped_models())
+        if path.parent.is_dir() and path.parent.name in shipped_models():
+            raise ModelFileError(
+                f"The folder {path.parent} holds no model (no {HEADER}), and hides the one of that name that comes "
+                "with the package; rename it, or work in another folder."
+            )
         raise ModelFileError(
             f"There is no model in {directory} (no {HEADER}); models that come with the package: {names}."
         )

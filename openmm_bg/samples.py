@@ -142,6 +142,15 @@ class Samples:
         """
         return statistics.pareto_k(self.log_weights)
 
+    @property
+    def pareto_smoothed_log_weights(self) -> np.ndarray:
+        """Log-weights with shape=(n,) whose largest ones are smoothed: see `statistics.pareto_smoothed`.
+
+        Raises:
+            InputError: If all weights are zero.
+        """
+        return statistics.pareto_smoothed(self.log_weights)
+
     def expectation(self, values: np.ndarray) -> Estimate:
         """Return the Boltzmann average of a property and its standard error.
 
@@ -259,7 +268,14 @@ def warn_if_unreliable(log_weights: np.ndarray) -> None:
         InputError: If all weights are zero.
     """
     k = statistics.pareto_k(log_weights)
-    if k > UNRELIABLE_PARETO_K:
+    if k == np.inf:
+        warnings.warn(
+            f"Too few of the {len(log_weights)} samples have weights to tell how heavy the tail of these is, so "
+            "averages and their errors cannot be trusted. Draw more samples.",
+            ReliabilityWarning,
+            stacklevel=4,
+        )
+    elif k > UNRELIABLE_PARETO_K:
         warnings.warn(
             f"Pareto k is {k:.2f} (> {UNRELIABLE_PARETO_K}): a few of the {len(log_weights)} samples own the "
             "weights, so averages and their errors cannot be trusted. Draw more samples, train longer, or "

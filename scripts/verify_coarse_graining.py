@@ -1,5 +1,7 @@
 """Measure the acceptance figures of coarse-graining, and write docs/results/coarse_graining.json.
 
+The tables of observables go to docs/results/coarse_graining, as CSV.
+
 Resumable: every part keeps its outputs in --work, and continues where it was interrupted. Parts that are not asked
 for keep their rows. On two cores with nothing else running, selection and learned take about an hour each, and
 chignolin several hours.
@@ -17,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "coarse_graining.json"
+TABLES = RESULTS.with_suffix("")
 MAPS = {"selection": "selection map", "learned": "learned map"}
 PARTS = (*MAPS, "chignolin")
 
@@ -34,7 +37,7 @@ def alanine(work: Path, label: str) -> Iterator[dict[str, Any]]:
 
     run_commands(work / "simulations", coarse_graining.data_commands(work), openmm_bg)
     run_commands(work / label.replace(" ", "_"), coarse_graining.model_commands(work, label), openmm_bg)
-    yield from coarse_graining.alanine_rows(work, label)
+    yield from coarse_graining.alanine_rows(work, label, TABLES)
 
 
 def chignolin(work: Path) -> Iterator[dict[str, Any]]:
@@ -44,7 +47,7 @@ def chignolin(work: Path) -> Iterator[dict[str, Any]]:
 
     output = work / "chignolin"
     run_commands(output, reproduction.commands(output), openmm_bg)
-    yield from reproduction.rows(output)
+    yield from reproduction.rows(output, TABLES)
 
 
 def main() -> int:

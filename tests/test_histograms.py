@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from openmm_bg.histograms import cell_fractions, independent_parts, weighted_quantiles
+from openmm_bg.histograms import cell_fractions, chain_error, weighted_quantiles
 
 
 def test_errors_of_weighted_samples_are_their_scatter(rng):
@@ -37,11 +37,33 @@ def test_frames_in_no_cell_count_as_frames():
     assert np.isinf(errors).all()  # nothing is known of the scatter of one frame
 
 
+def test_a_few_walkers_that_never_move(rng):
+    """Blocks in time hold all walkers and do not scatter."""
+    cells = np.tile([0, 1, 0, 1, 1, 0, 1, 0], 5000)
+    _, errors = cell_fractions(cells, 2, n_walkers=8)
+    np.testing.assert_allclose(errors, np.sqrt(0.25 / 7))
+    # A few that move fast: the error is about that of independent frames, from whichever parts scatter more.
+    ratios = []
+    for _ in range(200):
+        _, errors = cell_fractions(rng.integers(0, 2, size=8000), 2, n_walkers=8)
+        ratios.append(errors[0] / np.sqrt(0.25 / 8000))
+    assert 1.0 < np.mean(ratios) < 1.4
+
+
 def test_parts_of_a_chain():
-    assert independent_parts(60, 30)[:2] == [slice(0, None, 30), slice(1, None, 30)]
-    blocks = independent_parts(103, 2)
-    assert len(blocks) == 20
-    assert [frame for block in blocks for frame in range(103)[block]] == list(range(103))
+    seen = []
+
+    def average(part):
+        seen.append(list(range(103))[part])
+        return float(len(seen[-1]))
+
+    chain_error(average, 103, 2)
+    blocks, walkers = seen[:20], seen[20:]
+    assert [frame for block in blocks for frame in block] == list(range(103))
+    assert walkers == [list(range(0, 103, 2)), list(range(1, 103, 2))]
+    seen.clear()
+    chain_error(average, 103, 30)
+    assert seen == [list(range(k, 103, 30)) for k in range(30)]
 
 
 def test_quantiles_of_weighted_values():

@@ -102,6 +102,12 @@ def test_unreliable_weights_are_announced_once():
         narrow.expectation(narrow.energies)
 
 
+def test_too_few_samples_to_judge_their_weights():
+    few = oscillator_samples(10, width=1.0)
+    with pytest.warns(ReliabilityWarning, match="Too few of the 10 samples have weights"):
+        few.free_energy()
+
+
 def test_wrong_shapes_and_temperatures_are_refused():
     positions = np.zeros((4, 2, 3))
     with pytest.raises(InputError, match=r"shape \(n, n_atoms, 3\)"):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from openmm_bg import BoltzmannGenerator, FlowMove, InputError, systems
+from openmm_bg import BoltzmannGenerator, FlowMove, InputError, cli, systems
 from openmm_bg.comparison import AGREEMENT
 from openmm_bg.model_files import check_files, model_hash, read_header
 from openmm_bg.models import find_model, shipped_models
@@ -30,8 +30,21 @@ def test_a_directory_of_that_name_goes_first(tmp_path, monkeypatch, generator):
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir()
     assert find_model(NAME) == tmp_path / NAME
-    with pytest.raises(InputError, match="no model in"):
+    with pytest.raises(InputError, match="holds no model .* and hides the one of that name"):
         BoltzmannGenerator.load(NAME)
+
+
+def test_commands_take_the_name(tmp_path, monkeypatch, capsys):
+    """Those that a user types first: the samples file has a name of its own, and the report knows the model."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["sample", "alanine_dipeptide", "-T", "300", "-n", "400", "-q"]) == 0
+    said = capsys.readouterr().out
+    assert "openmm-bg report samples.h5 alanine_dipeptide" in said
+    assert cli.run(["report", "samples.h5", "alanine_dipeptide"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    counts = BoltzmannGenerator.load("alanine_dipeptide").energy_evaluations
+    assert f"{sum(counts.values()):,}" in page  # what the model has cost in all
+    assert page.count("annealed before") == 2
 
 
 def test_unknown_name():

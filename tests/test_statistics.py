@@ -76,6 +76,32 @@ def test_pareto_k_of_a_gaussian():
     assert statistics.pareto_k(log_weights) < 0.1  # bounded weights
 
 
+@pytest.mark.parametrize(("k", "better"), [(0.6, 0.8), (0.2, 1.05)])
+def test_smoothed_weights_have_less_variance(rng, k, better):
+    """Weights of a Pareto law of shape k have the mean 1 / (1 - k); 400 repetitions of 1,000 of them."""
+    errors = []
+    for _ in range(400):
+        log_weights = k * rng.exponential(size=1000)
+        smoothed = statistics.pareto_smoothed(log_weights)
+        assert smoothed.max() <= log_weights.max() + 1e-9
+        errors.append([np.exp(one).mean() * (1 - k) - 1 for one in (log_weights, smoothed)])
+    raw, ours = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert ours < better * raw
+    assert abs(np.mean(errors, axis=0)[1]) < 0.1
+
+
+def test_smoothing_leaves_small_weights_and_the_order_alone(rng):
+    log_weights = np.r_[0.5 * rng.exponential(size=1000), np.full(50, -np.inf)]
+    smoothed = statistics.pareto_smoothed(log_weights + 700.0) - 700.0  # as without the constant
+    changed = np.flatnonzero(~np.isclose(smoothed, log_weights, atol=1e-9))
+    tail = np.argsort(log_weights)[-98:]  # 3 sqrt(1050) of them
+    assert 90 < len(changed) <= 98
+    assert set(changed) <= set(tail)
+    assert (np.diff(smoothed[tail]) >= 0).all()
+    for few in (np.zeros(100), np.arange(20.0)):  # no tail, or too few to fit one
+        np.testing.assert_array_equal(statistics.pareto_smoothed(few), few)
+
+
 def test_pareto_k_of_degenerate_weights():
     assert statistics.pareto_k(np.zeros(100)) == -np.inf
     assert statistics.pareto_k(np.r_[np.full(5, -np.inf), np.zeros(95)]) == -np.inf

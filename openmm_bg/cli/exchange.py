@@ -70,7 +70,11 @@ def exchange(
     ] = "openmm",
     checkpoint_interval: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 10,
     platform: Annotated[
-        str | None, typer.Option(help="OpenMM's platform for the dynamics; the fastest if not given.")
+        str | None,
+        typer.Option(
+            help="OpenMM's platform for energies, and for the dynamics if these are not fused; the fastest if not "
+            "given."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def sample(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The samples file to write (.h5).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The samples file to write (.h5).")] = Path(
+        "samples.h5"
+    ),
     temperature: Annotated[
         float | None,
         typer.Option("--temperature", "-T", help="Temperature (K); that of training if not given."),
@@ -75,8 +77,7 @@ def sample(
         title=f"{samples.temperature:g} K: {output}",
     )
     samples.warn_if_unreliable()
-    own = f" {model}" if model.exists() else ""  # a model of the package has no training to show
-    say(f"Look at them with: openmm-bg report {output}{own}")
+    say(f"Look at them with: openmm-bg report {output} {model}")
 
 
 def _load(model: Path, device: str) -> BoltzmannGenerator:

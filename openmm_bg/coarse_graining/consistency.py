@@ -6,16 +6,20 @@ consistent if all observables of a set have the averages of the all-atom Boltzma
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openmm_bg import statistics
+from openmm_bg.files import atomic_write_text
 from openmm_bg.geometry import dihedrals
-from openmm_bg.histograms import independent_parts
+from openmm_bg.histograms import chain_error
 from openmm_bg.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
     from openmm_bg.training.data import TrainingData
 
 _MANY_ATOMS = 12
-_CHUNK = 10_000
+_APART, _CONTACT = 4, 0.45  # bonds, nm
+_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,9 @@ def observables_of(
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Return the observables of configurations.
 
-    These are the potential energy, the radius of gyration, distances of all pairs of heavy atoms (of C-alpha
-    atoms if there are more than 12 heavy atoms and at least three C-alpha atoms), and cosine and sine of each
-    torsion and of its double.
+    These are the potential energy, the radius of gyration, the number of contacts (pairs of heavy atoms, at least
+    four bonds apart and within 0.45 nm), distances of all pairs of heavy atoms (of C-alpha atoms if there are more
+    than 12 heavy atoms and at least three C-alpha atoms), and cosine and sine of each torsion and of its double.
 
     Args:
         system: The molecule.
@@ -90,12 +95,15 @@ def observables_of(
     pairs = list(combinations(chosen, 2))
     names = [f"d({_name(atoms[i])}, {_name(atoms[j])})" for i, j in pairs]
     found: dict[str, tuple[str, np.ndarray]] = {"potential energy": ("kJ/mol", np.asarray(energies))}
+    far = _pairs_apart(system)
     parts = [
-        _geometry(positions[k : k + _CHUNK], np.array(pairs), system)
+        _geometry(positions[k : k + _CHUNK], np.array(pairs), far, system)
         for k in range(0, len(positions), _CHUNK)
     ]
-    gyration, distances, angles = (np.concatenate(column) for column in zip(*parts, strict=True))
+    gyration, contacts, distances, angles = (np.concatenate(column) for column in zip(*parts, strict=True))
     found["radius of gyration"] = ("nm", gyration)
+    if len(far):
+        found["contacts"] = ("pairs", contacts)
     found |= {name: ("nm", distances[:, k]) for k, name in enumerate(names)}
     for k, name in enumerate(system.torsions):
         for multiple in (1, 2):
@@ -155,23 +163,31 @@ def largest_deviation(table: Sequence[ConsistencyLine]) -> float:
     return max(abs(line.deviation) for line in table)
 
 
-def table_text(table: Sequence[ConsistencyLine]) -> str:
-    """Return the table as text, aligned."""
-    rows = [("observable", "moment", "weighted", "unweighted", "reference", "deviation", "unweighted")]
+def write_table(table: Sequence[ConsistencyLine], path: str | Path) -> None:
+    """Write the table as CSV, a row for each moment, with the deviations in combined standard errors."""
+    text = io.StringIO()
+    names = [field.name for field in fields(ConsistencyLine)]
+    writer = csv.DictWriter(text, [*names, "deviation", "unweighted_deviation"], lineterminator="\n")
+    writer.writeheader()
     for line in table:
-        estimates = (
-            (line.weighted, line.weighted_stderr),
-            (line.unweighted, line.unweighted_stderr),
-            (line.reference, line.reference_stderr),
-        )
-        texts = [statistics.with_error(Estimate(*estimate)) for estimate in estimates]
-        deviations = [f"{z:+.1f}" for z in (line.deviation, line.unweighted_deviation)]
-        unit = f" [{line.unit}]" if line.unit else ""
-        rows.append((line.name + unit, str(line.moment), *texts, *deviations))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        deviations = {"deviation": line.deviation, "unweighted_deviation": line.unweighted_deviation}
+        numbers = asdict(line) | deviations
+        writer.writerow({key: f"{x:.6g}" if isinstance(x, float) else x for key, x in numbers.items()})
+    atomic_write_text(path, text.getvalue())
+
+
+def _pairs_apart(system: MolecularSystem) -> np.ndarray:
+    """Return pairs of heavy atoms that are at least four bonds apart, with shape=(n_pairs, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import shortest_path
+
+    atoms = list(system.topology.atoms())
+    heavy = [atom.index for atom in atoms if atom.element.symbol != "H"]
+    first, second = np.asarray(system.bonds).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(atoms),) * 2)
+    apart = shortest_path(graph.tocsr(), directed=False, unweighted=True)
+    pairs = [(i, j) for i, j in combinations(heavy, 2) if apart[i, j] >= _APART]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def _distance_atoms(system: MolecularSystem) -> list[int]:
@@ -182,9 +198,9 @@ def _distance_atoms(system: MolecularSystem) -> list[int]:
 
 
 def _geometry(
-    positions: np.ndarray, pairs: np.ndarray, system: MolecularSystem
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return radii of gyration, distances and torsions of configurations."""
+    positions: np.ndarray, pairs: np.ndarray, far: np.ndarray, system: MolecularSystem
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return radii of gyration, numbers of contacts, distances and torsions of configurations."""
     x = np.asarray(positions, dtype=np.float64)
     masses = np.asarray(system.masses) / np.sum(system.masses)
     centred = x - np.einsum("a,nax->nx", masses, x)[:, None]
@@ -192,13 +208,13 @@ def _geometry(
     distances = np.linalg.norm(x[:, pairs[:, 0]] - x[:, pairs[:, 1]], axis=-1)
     torsions = np.array([tuple(atoms) for atoms in system.torsions.values()]).reshape(-1, 4)
     angles = dihedrals(x, torsions) if len(torsions) else np.empty((len(x), 0))
-    return gyration, distances, angles
+    contacts = (np.linalg.norm(x[:, far[:, 0]] - x[:, far[:, 1]], axis=-1) < _CONTACT).sum(axis=1)
+    return gyration, contacts.astype(np.float64), distances, angles
 
 
 def _chain_mean(values: np.ndarray, n_walkers: int) -> Estimate:
-    """Return the mean of a chain with the standard error from its walkers or blocks."""
-    means = np.array([values[part].mean() for part in independent_parts(len(values), n_walkers)])
-    stderr = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.inf
+    """Return the mean of a chain with its standard error."""
+    stderr = chain_error(lambda part: values[part].mean(), len(values), n_walkers)
     return Estimate(float(values.mean()), float(stderr))
 
 

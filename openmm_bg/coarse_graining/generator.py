@@ -47,7 +47,8 @@ class Backmapped(NamedTuple):
         positions: Configurations [nm] with shape=(n, n_atoms, 3); NaN outside the domain.
         log_p: log p_inv(x | z) with shape=(n,).
         reduced_energy: Energies in kT with shape=(n,); +inf where there is none.
-        log_weights: -U/kT + log r(z | x) - log p_inv(x | z): the weights among configurations of one z.
+        log_weights: -U/kT + log r(z | x) - log rho(z) - log p_inv(x | z), up to a constant, with shape=(n,); -inf
+            outside the domain.
         far: Whether the beads are far outside the range of the training data, with shape=(n,).
     """
 
@@ -168,11 +169,9 @@ class CoarseGrainedGenerator:
     def _samples(
         self, found: Backmapped, beads: torch.Tensor, n_walkers: int, record: dict[str, Any]
     ) -> Samples:
-        with torch.no_grad():
-            log_rho = -self.energy.exact()(beads).numpy()
         weighted = np.isfinite(found.log_weights)
         log_q = np.full(len(beads), np.nan)
-        log_q[weighted] = log_rho[weighted] - found.reduced_energy[weighted] - found.log_weights[weighted]
+        log_q[weighted] = -found.reduced_energy[weighted] - found.log_weights[weighted]
         return Samples(
             positions=found.positions,
             log_q=log_q,
@@ -209,22 +208,22 @@ class CoarseGrainedGenerator:
             raise InputError("A bead's position is NaN or infinite; remove that configuration.")
         found = self._backmapped(beads, torch.Generator().manual_seed(seed))
         if n_far := int(found.far.sum()):
-            best = float(np.max(found.log_weights[found.far], initial=-np.inf))
-            warnings.warn(
+            message = (
                 f"{n_far} of {len(beads)} bead configurations are far outside the range of the training data; "
-                f"the largest of their log-weights is {best:.1f}, that of the others "
-                f"{np.max(found.log_weights[~found.far], initial=-np.inf):.1f}.",
-                ReliabilityWarning,
-                stacklevel=2,
+                f"the largest of their log-weights is {found.log_weights[found.far].max():.1f}"
             )
+            if n_far < len(beads):
+                message += f", that of the others {found.log_weights[~found.far].max():.1f}"
+            warnings.warn(f"{message}.", ReliabilityWarning, stacklevel=2)
         return found
 
-    def samples_of(self, positions: Any, *, seed: int = 0) -> Samples:
+    def samples_of(self, positions: Any, *, seed: int = 0, n_walkers: int = 1) -> Samples:
         """Backmap the beads of given configurations.
 
         Args:
             positions: Configurations [nm] with shape=(n, n_atoms, 3).
             seed: Same seed, same samples.
+            n_walkers: Of configurations along chains, how many chains there are, interleaved.
 
         Returns:
             One configuration for the beads of each. The weights are those of `sample`: they hold if the beads are
@@ -233,7 +232,7 @@ class CoarseGrainedGenerator:
         generator = torch.Generator().manual_seed(seed)
         beads = self.coarse_map.draw(positions_tensor(positions), generator)
         found = self.backmap(beads, seed=seed + 1)
-        return self._samples(found, beads, 1, {"seed": seed})
+        return self._samples(found, beads, n_walkers, {"seed": seed})
 
     def is_far(self, beads: torch.Tensor) -> torch.Tensor:
         """Tell which bead configurations are far outside the range of the training data, with shape=(n,)."""
@@ -262,7 +261,10 @@ class CoarseGrainedGenerator:
         reduced = self.potential.energy(positions).detach().double() / thermal_energy(self.temperature)
         inside = torch.isfinite(positions).all(dim=(1, 2))
         log_r = self.coarse_map.log_prob(beads, torch.where(inside[:, None, None], positions, 0.0))
-        log_weights = torch.where(inside & torch.isfinite(reduced), log_r - reduced - log_p, -torch.inf)
+        with torch.no_grad():
+            log_rho = -self.energy.exact()(beads.double())
+        log_weights = log_r - reduced - log_rho - log_p
+        log_weights = torch.where(inside & torch.isfinite(reduced), log_weights, -torch.inf)
         tensors = (positions, log_p, reduced, log_weights, self.is_far(beads))
         return Backmapped(*(tensor.numpy() for tensor in tensors))
 

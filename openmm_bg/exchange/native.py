@@ -74,11 +74,12 @@ class FlowReplicaExchangeSampler(app.ReplicaExchangeSampler):
         reinitializeVelocities: bool = False,
     ) -> None:
         """Check that the moves are exact for the system."""
-        given = [moves] if isinstance(moves, ProposalMove) else list(moves)
+        given = [moves] if isinstance(moves, ProposalMove | str) else list(moves)
         for move in given:
             if not isinstance(move, ProposalMove):
                 raise InputError(
-                    f"The moves must be those of openmm_bg.mcmc, such as FlowMove, not {move!r}."
+                    "The moves must be FlowMove, LatentMonteCarloMove, MultipleTryMove or CoarseGrainedMove, not "
+                    f"{type(move).__name__}; dynamics are those of the Simulation."
                 )
         _refuse_force_groups(states, simulation)
         super().__init__(states, simulation, stepsPerIteration, reinitializeVelocities)

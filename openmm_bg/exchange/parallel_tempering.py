@@ -363,4 +363,4 @@ def _tracked(count: int, progress: bool) -> Iterator[int]:
         return iter(range(count))
     from rich.progress import track
 
-    return iter(track(range(count), description="parallel tempering"))
+    return iter(track(range(count), description="replica exchange"))

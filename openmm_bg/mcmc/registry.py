@@ -14,7 +14,7 @@ import torch
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.model_files import COARSE_GRAINED, GENERATOR, model_hash
-from openmm_bg.models import find_model
+from openmm_bg.models import find_model, shipped_models
 
 if TYPE_CHECKING:
     from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
@@ -56,7 +56,8 @@ def current_hash(path: str) -> str:
     """
     if not Path(path).is_dir():
         raise ModelFileError(
-            f"There is no model directory {path}; put it back, or give the move another model."
+            f"There is no model directory {path}; put it back, or give the move another model. Those that come "
+            f"with the package: {', '.join(shipped_models())}."
         )
     return model_hash(path)
 

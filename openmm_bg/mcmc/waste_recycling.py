@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from openmm_bg.errors import InputError
 from openmm_bg.statistics import Estimate, chain_mean
+from openmm_bg.units import kelvin
 
 Functions = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -58,12 +59,13 @@ class WasteRecycling:
         """Stop, and keep what was recorded."""
         _recorders.remove(self)
 
-    def series(self, name: str, temperature: float) -> np.ndarray:
+    def series(self, name: str, temperature: Any) -> np.ndarray:
         """Return the average of each try at a temperature [K], in order, with shape=(n_tries,).
 
         Raises:
             InputError: If there is no such function, or no try was recorded at that temperature.
         """
+        temperature = kelvin(temperature)
         if name not in self._functions:
             raise InputError(f"There is no {name!r} among {', '.join(self._functions)}.")
         if (found := self._values.get(_key(temperature))) is None:
@@ -74,7 +76,7 @@ class WasteRecycling:
             )
         return np.array(found[name])
 
-    def mean(self, name: str, temperature: float) -> Estimate:
+    def mean(self, name: str, temperature: Any) -> Estimate:
         """Return the average over all tries at a temperature [K], and its standard error for a correlated chain.
 
         Raises:

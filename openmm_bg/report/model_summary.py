@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.model_files import COARSE_GRAINED, check_files, model_hash, read_any_header
+from openmm_bg.model_files import (
+    COARSE_GRAINED,
+    check_files,
+    energy_evaluations,
+    model_hash,
+    read_any_header,
+)
 from openmm_bg.models import find_model
 from openmm_bg.report.coarse_grained_summary import summarize_coarse_grained
 from openmm_bg.report.facts import Fact, model_topology, shortened
@@ -46,7 +52,7 @@ def summarize_model(directory: str | Path) -> dict[str, list[Fact]]:
         if "training" in header["record"]:
             groups["training"] = _training(header["record"])
         if "annealing" in header["record"]:
-            groups["annealing"] = _annealing(header["record"]["annealing"])
+            groups["annealing"] = _annealing(header["record"])
         groups["provenance"] = _provenance(directory, header)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelFileError(
@@ -187,7 +193,8 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
     return facts
 
 
-def _annealing(record: Mapping[str, Any]) -> list[Fact]:
+def _annealing(whole: Mapping[str, Any]) -> list[Fact]:
+    record = whole["annealing"]
     settings = record["settings"]
     best = next(row for row in record["log"] if row["step"] == record["best_step"])
     names = ("batch_size", "learning_rate", "averaging", "seed")
@@ -203,7 +210,25 @@ def _annealing(record: Mapping[str, Any]) -> list[Fact]:
         Fact("Pareto k", f"{best['pareto_k']:.2f}", "of these samples; below 0.5 weights have a variance"),
         Fact("covered", f"{best['covered']:.1%}", "of earlier samples of the target kept a fair density"),
         Fact("command", str(record.get("command", "unknown")), f"{record.get('date', '')}"),
+        *_earlier(record.get("before")),
+        _all_evaluations(whole),
     ]
+
+
+def _earlier(record: Mapping[str, Any] | None) -> list[Fact]:
+    """Return a fact about each annealing before the last one, the latest first."""
+    facts = []
+    while record:
+        cost = f"{record['seconds'] / 60:.1f} min, {record['n_energy_evaluations']:,} energy evaluations"
+        facts.append(Fact("annealed before", cost, str(record.get("command", "unknown"))))
+        record = record.get("before")
+    return facts
+
+
+def _all_evaluations(record: Mapping[str, Any]) -> Fact:
+    counts = energy_evaluations(record)
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return Fact("energy evaluations in all", f"{sum(counts.values()):,}", listed)
 
 
 def _provenance(directory: Path, header: Mapping[str, Any]) -> list[Fact]:

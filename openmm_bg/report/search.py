@@ -8,6 +8,7 @@ from pathlib import Path
 
 from openmm_bg.errors import InputError
 from openmm_bg.io import are_samples, is_exchange
+from openmm_bg.models import find_model
 
 KINDS = ("model", "simulation", "samples", "exchange", "summary")
 _TRAJECTORIES = (".dcd", ".xtc", ".trr", ".pdb")
@@ -21,9 +22,10 @@ def find(paths: Iterable[Path]) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     seen: set[Path] = set()
-    for path in paths:
+    for given in paths:
+        path = given if given.exists() else find_model(given)  # perhaps a model that comes with the package
         if not path.exists():
-            raise InputError(f"There is no file or directory {path}.")
+            raise InputError(f"There is no file or directory {given}.")
         kinds = {path: _kind(path)}
         if path.is_dir() and kinds[path] is None:
             # Trajectories beside a run may be anything; those that belong to the report are named.

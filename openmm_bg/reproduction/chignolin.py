@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from openmm_bg import statistics
-from openmm_bg.coarse_graining.consistency import ConsistencyLine
+from openmm_bg.coarse_graining.consistency import ConsistencyLine, consistency_table, write_table
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+from openmm_bg.errors import InputError
 from openmm_bg.io import load_samples
 from openmm_bg.observables.names import Observable, observable
 from openmm_bg.reproduction.backmapping_quality import Quality, quality, with_median_geometry
-from openmm_bg.reproduction.coarse_graining import deviation_row, moments, row
-from openmm_bg.samples import Samples
-from openmm_bg.systems import load
+from openmm_bg.reproduction.coarse_graining import deviation_row, row
+from openmm_bg.samples import UNRELIABLE_PARETO_K, Samples
+from openmm_bg.systems import MolecularSystem, load
 from openmm_bg.training import load_data
 from openmm_bg.training.data import TrainingData
 from openmm_bg.transforms import FibreCoordinates
@@ -30,7 +31,7 @@ SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
 NATIVE_RMSD = 0.2
 """Configurations whose backbone is within this distance [nm] of the native one are in the native basin."""
 
-_GIVEN = 8000  # frames whose beads are given to the flow
+_DRAWS = 4  # of each frame whose beads are given to the flow
 _EFFECTIVE = 100  # samples, of which averages over the native basin have errors that mean something
 _SIGMA = 3.5
 _FREE, _VARIATION, _SHIFT = 0.99, 0.05, 3.0
@@ -40,36 +41,53 @@ def commands(output: Path) -> dict[str, list[str]]:
     """Return the commands that make the data, a model with beads on the backbone, and its samples."""
     data, model, samples = output / "data", output / "model", output / "samples.h5"
     return {
-        "data": f"simulate chignolin --frames {N_FRAMES} -o {data}".split(),
+        "data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(data)],
         "train": [
-            *f"coarse-grain {data} -o {model} --steps 6000 --batch-size 256 --layers 6 --bins 6".split(),
-            *["--hidden-features", "96", "--rounds", "1", "--round-samples", "2560"],
-            "--atoms",
-            "name N CA C",
+            *["coarse-grain", str(data), "-o", str(model), "--atoms", "name N CA C"],
+            *[
+                "--steps",
+                "6000",
+                "--batch-size",
+                "256",
+                "--layers",
+                "6",
+                "--bins",
+                "6",
+                "--hidden-features",
+                "96",
+            ],
+            *["--rounds", "1", "--round-samples", "2560"],
         ],
-        "sample": f"backmap {model} -o {samples} -n 25600 --seed 1".split(),
+        "sample": ["backmap", str(model), "-o", str(samples), "-n", "25600", "--seed", "1"],
     }
 
 
-def rows(output: Path) -> Iterator[dict[str, Any]]:
-    """Judge the model that the commands have made."""
+def rows(output: Path, tables: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Judge the model that the commands have made.
+
+    Args:
+        output: Where they have left data, model and samples.
+        tables: Where to write the table of observables, if anywhere.
+    """
     data = load_data(output / "data")
     model = CoarseGrainedGenerator.load(output / "model")
     convergence = data.record.get("start_comparison")
     for found in given_beads_rows(model, data):
         yield found | {"convergence": convergence}
-    for found in whole_chain_rows(load_samples(output / "samples.h5", data.system), data):
+    for found in whole_chain_rows(load_samples(output / "samples.h5", data.system), data, tables):
         yield found | {"convergence": convergence}
 
 
 def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Iterator[dict[str, Any]]:
     """Judge the configurations that a model makes of the beads of molecular dynamics, without any weights.
 
-    Beside each figure is that of bonds and angles at the medians of the data.
+    The frames are those that were held out when the model was trained. Beside each figure is that of bonds and
+    angles at the medians of the data.
     """
-    chosen = np.unique(np.linspace(0, len(data.positions) - 1, _GIVEN).astype(np.int64))
-    reference, energies = data.positions[chosen], data.energies[chosen]
-    drawn = model.samples_of(reference, seed=1)
+    fraction = model.record["settings"]["validation_fraction"]
+    held_out = slice(int(len(data.positions) * (1 - fraction)), None)
+    reference, energies = data.positions[held_out], data.energies[held_out]
+    drawn = model.samples_of(np.repeat(reference, _DRAWS, axis=0), seed=1)
     ours = quality(data.system, drawn.positions, drawn.energies, reference, energies)
     published = None
     if isinstance(model.flow.coordinates, FibreCoordinates):
@@ -86,13 +104,19 @@ def quality_rows(ours: Quality, published: Quality | None) -> Iterator[dict[str,
         return {"n": ours.n, "median_bonds_and_angles": None if published is None else figure(published)}
 
     name = "chignolin, beads of the reference"
+    yield row(
+        f"{name}: draws of another handedness, or of impossible bonds, that were refused",
+        ours.n_outside / ours.n,
+        "reported",
+        True,
+        **beside(lambda q: q.n_outside / q.n),
+    )
     wrong = ours.n_wrong_chirality
     yield row(
         f"{name}: configurations with a wrong chirality",
         wrong,
         "0",
         wrong == 0,
-        n_outside=ours.n_outside,
         **beside(lambda q: q.n_wrong_chirality),
     )
     free = ours.free_of_contacts
@@ -126,23 +150,36 @@ def quality_rows(ours: Quality, published: Quality | None) -> Iterator[dict[str,
     )
 
 
-def whole_chain_rows(samples: Samples, data: TrainingData) -> Iterator[dict[str, Any]]:
-    """Judge samples of the whole model: beads from the bead potential, atoms from the flow, with weights."""
+def whole_chain_rows(
+    samples: Samples, data: TrainingData, tables: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Judge samples of the whole model: beads from the bead potential, atoms from the flow, with weights.
+
+    Args:
+        samples: The samples.
+        data: Molecular dynamics.
+        tables: Where to write the table of observables, if anywhere.
+    """
     name = "chignolin, whole chain"
     ess, stderr = statistics.effective_sample_size_estimate(samples.log_weights)
-    k = samples.pareto_k()
-    n_effective = ess * len(samples)
     yield row(f"{name}: ESS of the weights", ess, "reported", True, stderr=stderr, n_samples=len(samples))
-    yield row(f"{name}: Pareto k", k, "reported", True)
-    table = moments(samples, data)
+    smoothed = statistics.effective_sample_size(samples.pareto_smoothed_log_weights)
+    yield row(f"{name}: ESS of the Pareto-smoothed weights", smoothed, "reported", True)
+    yield row(f"{name}: Pareto k", samples.pareto_k(), "reported", True)
+    table = consistency_table(samples, data)
+    if tables is not None:
+        write_table(table, tables / "chignolin.csv")
     yield deviation_row(f"{name}: largest deviation of {len(table)} moments from the reference", table, None)
     native = native_table(samples, data)
-    if n_effective < _EFFECTIVE or not native:
+    n_effective, k = native_worth(samples)
+    if n_effective < _EFFECTIVE or k > UNRELIABLE_PARETO_K or not native:
         yield row(
             f"{name}: observables of the native basin",
             n_effective,
-            f"no statement with fewer than {_EFFECTIVE} effective samples",
+            f"no statement: fewer than {_EFFECTIVE} effective samples there, or a Pareto k above "
+            f"{UNRELIABLE_PARETO_K}",
             True,
+            pareto_k=k,
         )
         return
     yield deviation_row(
@@ -150,11 +187,29 @@ def whole_chain_rows(samples: Samples, data: TrainingData) -> Iterator[dict[str,
     )
 
 
-def surfaces(data: TrainingData) -> list[Observable]:
+def native_worth(samples: Samples) -> tuple[float, float]:
+    """Return how many samples those in the native basin are worth, and the Pareto k of their weights."""
+    here = _in_native_basin(samples)
+    if not here.any():
+        return 0.0, np.inf
+    log_weights = np.where(here, samples.log_weights, -np.inf)
+    n_effective = statistics.effective_sample_size(log_weights) * len(log_weights)
+    return n_effective, statistics.pareto_k(log_weights[here])
+
+
+def _in_native_basin(samples: Samples) -> np.ndarray:
+    """Tell which samples have a weight and are in the native basin, with shape=(n,)."""
+    if samples.system is None:
+        raise InputError("Samples without a system have no native basin.")
+    distance = surfaces(samples.system)[0](samples.positions)
+    return np.isfinite(samples.log_weights) & (distance < NATIVE_RMSD)
+
+
+def surfaces(system: MolecularSystem) -> list[Observable]:
     """Return the observables of the free-energy surfaces."""
     import mdtraj
 
-    topology = mdtraj.Topology.from_openmm(data.system.topology)
+    topology = mdtraj.Topology.from_openmm(system.topology)
     return [observable(name, topology, native_structure()) for name in SURFACES]
 
 
@@ -168,10 +223,10 @@ def native_table(samples: Samples, data: TrainingData) -> list[ConsistencyLine]:
 
     Averages over the basin alone: configurations elsewhere have no weight. Empty if nothing is there.
     """
-    functions = surfaces(data)
+    functions = surfaces(data.system)
     ours = {one.name: one(samples.positions) for one in functions}
     theirs = {one.name: one(data.positions) for one in functions}
-    here = np.isfinite(samples.log_weights) & (ours[SURFACES[0]] < NATIVE_RMSD)
+    here = _in_native_basin(samples)
     there = theirs[SURFACES[0]] < NATIVE_RMSD
     if not here.any() or not there.any():
         return []

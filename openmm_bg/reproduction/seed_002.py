@@ -15,7 +15,7 @@ from typing import Any
 
 from openmm_bg import statistics
 from openmm_bg.analysis import torsion_pairs
-from openmm_bg.coarse_graining.consistency import ConsistencyLine
+from openmm_bg.coarse_graining.consistency import ConsistencyLine, consistency_table
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.files import atomic_write_json, provenance
 from openmm_bg.io import load_samples
@@ -147,7 +147,7 @@ def run_chignolin(
         folder = Folder(output, _caption(data, quick))
         sets = frame_sets(samples, data)
         draw_common(
-            folder, model, data, sets, bead_extents(model.coarse_map.n_beads), chignolin.surfaces(data)
+            folder, model, data, sets, bead_extents(model.coarse_map.n_beads), chignolin.surfaces(data.system)
         )
         slow = draw_slow_components(folder, data, sets)
     with stages.stage("side chains", "Backmapping of the beads of the reference"):
@@ -227,7 +227,7 @@ def write_summary(
     """Write ``summary.json`` into the folder of the figures, and return it."""
     ess, stderr = statistics.effective_sample_size_estimate(samples.log_weights)
     k = samples.pareto_k()
-    table = coarse_graining.moments(samples, data)
+    table = consistency_table(samples, data)
 
     def largest(deviation: Callable[[ConsistencyLine], float]) -> dict[str, Any]:
         worst = max(table, key=lambda line: abs(deviation(line)))

@@ -150,7 +150,7 @@ def test_recycled_averages_are_boltzmann_averages(
     recycled, chain = recycle()
     for name, exact in expected.items():
         assert len(recycled.series(name, TEMPERATURE)) == 600
-        value, stderr = recycled.mean(name, TEMPERATURE)
+        value, stderr = recycled.mean(name, TEMPERATURE * unit.kelvin)
         assert abs(value - exact) < 4 * stderr
         alone = chain_mean(functions[name](chain[:, None, :]))
         assert stderr < 0.7 * alone.stderr

@@ -175,8 +175,9 @@ def test_what_does_not_fit_is_refused(oscillator_model: Path, alanine_model: Pat
         InputError, match="22 atoms, but the system of the thermodynamic state has 1 particles"
     ):
         FlowReplicaExchangeSampler(states, simulation(), 1, FlowMove(alanine_model))
-    with pytest.raises(InputError, match="must be those of openmm_bg"):
-        FlowReplicaExchangeSampler(states, simulation(), 1, ["flow"])
+    for given in (["flow"], "flow"):
+        with pytest.raises(InputError, match="must be FlowMove, LatentMonteCarloMove, .* not str;"):
+            FlowReplicaExchangeSampler(states, simulation(), 1, given)
     barostat = simulation()
     barostat.system.addConstraint(0, 0, 0.1)
     with pytest.raises(InputError, match="constraint"):

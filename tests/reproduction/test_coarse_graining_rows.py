@@ -10,8 +10,14 @@ from openmm_bg import systems
 from openmm_bg.analysis import Ramachandran
 from openmm_bg.reproduction import chignolin
 from openmm_bg.reproduction.backmapping_quality import Quality
-from openmm_bg.reproduction.chignolin import SURFACES, native_table, quality_rows, whole_chain_rows
-from openmm_bg.reproduction.coarse_graining import model_commands, surface_agreement
+from openmm_bg.reproduction.chignolin import (
+    SURFACES,
+    native_table,
+    native_worth,
+    quality_rows,
+    whole_chain_rows,
+)
+from openmm_bg.reproduction.coarse_graining import data_commands, model_commands, surface_agreement
 from openmm_bg.samples import Samples
 from openmm_bg.training.data import TrainingData
 
@@ -45,11 +51,35 @@ def test_weights_bring_it_back():
     assert surface_agreement(weighted, law(2))[0] > 0.95
 
 
+def test_a_basin_that_was_never_found_does_not_agree():
+    """Two equal basins, of which one is missing: where nothing was found is a disagreement, not left out."""
+
+    def basins(seed, both):
+        one = law(seed, n=200_000, width=0.3)
+        shift = np.where(np.random.default_rng(seed + 10).random(200_000) < 0.5 * both, 1.5, -1.5)
+        return Ramachandran("basins", one.phi + shift, one.psi, n_walkers=40)
+
+    same, n_same = surface_agreement(basins(1, True), basins(2, True))
+    missing, n_missing = surface_agreement(basins(1, False), basins(2, True))
+    assert same > 0.97
+    assert n_missing == n_same > 60
+    assert missing < 0.6
+    assert surface_agreement(basins(1, False), Ramachandran("none", np.zeros(1), np.zeros(1)))[1] == 0
+
+
 @pytest.mark.parametrize("label", ["selection map", "learned map"])
 def test_commands_are_those_of_the_command_line(label, tmp_path):
     train, sample = model_commands(tmp_path, label).values()
     assert (train[0], sample[0]) == ("coarse-grain", "backmap")
     assert sample[1] == train[3]
+
+
+def test_paths_may_have_spaces(tmp_path):
+    folder = tmp_path / "my folder"
+    for made in (data_commands(folder), model_commands(folder, "learned map"), chignolin.commands(folder)):
+        for words in made.values():
+            assert any(word.startswith(str(folder)) for word in words)
+            assert all(str(folder) in word for word in words if "folder" in word)
 
 
 def good_quality(**changes):
@@ -101,7 +131,7 @@ def native_draws():
     return _Drawn(samples, data)
 
 
-def test_the_native_basin_is_compared_where_there_are_enough_samples(native_draws, monkeypatch):
+def test_the_native_basin_is_compared_where_there_are_enough_samples(native_draws, monkeypatch, tmp_path):
     table = native_table(native_draws.samples, native_draws.data)
     assert {line.name for line in table} == set(SURFACES)
     assert max(abs(line.deviation) for line in table) < 3.5
@@ -116,13 +146,25 @@ def test_the_native_basin_is_compared_where_there_are_enough_samples(native_draw
     # Control: unweighted, the wider law has a larger RMSD.
     plain = {(line.name, line.moment): line for line in native_table(without, native_draws.data)}
     assert abs(plain["rmsd:backbone", 1].deviation) > 5
-    monkeypatch.setattr(chignolin, "moments", lambda samples, data: table)
+    monkeypatch.setattr(chignolin, "consistency_table", lambda samples, data: table)
     monkeypatch.setattr(chignolin, "_EFFECTIVE", 2000.0)
     rows = list(whole_chain_rows(native_draws.samples, native_draws.data))
     assert "no statement" in rows[-1]["bound"]
     monkeypatch.setattr(chignolin, "_EFFECTIVE", 10.0)
-    rows = list(whole_chain_rows(native_draws.samples, native_draws.data))
+    rows = list(whole_chain_rows(native_draws.samples, native_draws.data, tmp_path))
     assert rows[-1]["holds"]
+    assert len((tmp_path / "chignolin.csv").read_text().splitlines()) == 1 + len(table)
     assert "native basin" in rows[-1]["line"]
     rows = list(whole_chain_rows(without, native_draws.data))
     assert not rows[-1]["holds"]
+
+
+def test_samples_elsewhere_say_nothing_about_the_native_basin(native_draws):
+    """Of ten draws in the basin and many outside, with equal weights, ten count."""
+    given, far = native_draws.samples, native_draws.data.system.positions * 1.5
+    positions = np.where((np.arange(N_DRAWS) < 10)[:, None, None], given.positions, far)
+    few = Samples(positions, np.zeros(N_DRAWS), np.zeros(N_DRAWS), 350.0, given.system, n_walkers=40)
+    assert few.ess() * N_DRAWS == pytest.approx(N_DRAWS)
+    assert native_worth(few)[0] == pytest.approx(10)
+    nothing = Samples(far + 0 * positions, few.log_q, few.log_q, 350.0, given.system)
+    assert native_worth(nothing) == (0.0, np.inf)

@@ -13,7 +13,7 @@ from openmm_bg.coarse_graining.consistency import consistency_table, largest_dev
 from openmm_bg.coarse_graining.maps import LinearMap, selection_map
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
-from openmm_bg.reproduction import seed_002, seed_002_figures
+from openmm_bg.reproduction import seed_002, seed_002_figures, seed_002_sets
 from openmm_bg.reproduction.seed_002_figures import Folder, captioned, flat, heaviest_beads, plot_map
 from openmm_bg.reproduction.seed_002_sets import (
     PLAIN,
@@ -276,7 +276,7 @@ def chignolin():
     return TrainingData(system, positions, np.zeros(400), 350.0, record)
 
 
-def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path):
+def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path, monkeypatch):
     import mdtraj
 
     drawn, calls = [], []
@@ -289,7 +289,8 @@ def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path)
         n = len(made)
         return Samples(made, np.zeros(n), np.zeros(n), 350.0, chignolin.system)
 
-    model, path = SimpleNamespace(samples_of=samples_of), tmp_path / "torsions.npz"
+    monkeypatch.setattr(seed_002_sets, "model_hash", lambda directory: f"hash of {directory}")
+    model, path = SimpleNamespace(samples_of=samples_of, path="a"), tmp_path / "torsions.npz"
     panels = side_chain_profiles(model, chignolin, path, n_given=200)
     assert len(panels) == 14  # eight chi1 and six chi2, without those of proline
     assert calls[0].shape == (200, chignolin.system.n_atoms, 3)
@@ -309,6 +310,12 @@ def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path)
     again = side_chain_profiles(model, chignolin, path, n_given=200)
     assert len(calls) == 1  # kept
     np.testing.assert_array_equal(again[0][1][1].density, panels[0][1][1].density)
+    # But not for another number of frames, and not for another model.
+    fewer = side_chain_profiles(model, chignolin, path, n_given=100)
+    assert [len(call) for call in calls] == [200, 100]
+    assert all(len(series.values) <= 100 for panel in fewer for series, _ in panel)
+    side_chain_profiles(SimpleNamespace(samples_of=samples_of, path="b"), chignolin, path, n_given=100)
+    assert len(calls) == 3
 
 
 def test_figures_of_chignolin_say_whether_the_data_have_converged(chignolin, tmp_path):
