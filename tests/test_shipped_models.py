@@ -30,7 +30,7 @@ def test_a_directory_of_that_name_goes_first(tmp_path, monkeypatch, generator):
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir()
     assert find_model(NAME) == tmp_path / NAME
-    with pytest.raises(InputError, match="holds no model .* and hides the one of that name"):
+    with pytest.raises(InputError, match=r"holds no model .* and hides the one of that name"):
         BoltzmannGenerator.load(NAME)
 
 

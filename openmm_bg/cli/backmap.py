@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openmm_bg.cli.console import print_summary, say
 from openmm_bg.errors import InputError
 
+if TYPE_CHECKING:
+    from openmm_bg.systems import MolecularSystem
+    from openmm_bg.trajectories import Frames
+
+_NUMBER = 51_200
+
 
 def backmap(
     model: Annotated[Path, typer.Argument(help="The directory that openmm-bg coarse-grain wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The samples file to write (.h5).")],
-    number: Annotated[int, typer.Option("--number", "-n", help="How many samples.")] = 51_200,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--number", "-n", help="How many samples; default: 51200, or one for each frame of --beads."
+        ),
+    ] = None,
     beads: Annotated[
         Path | None,
         typer.Option(help="All-atom frames whose beads are taken, instead of sampling the bead potential."),
@@ -29,8 +40,9 @@ def backmap(
 
     Writes a trajectory (.h5), a table with a row for each frame (.csv) and a summary (.json), as openmm-bg
     sample does; ramachandran, observables and report read them, with errors from the walkers. With --beads
-    the beads of given frames are backmapped: one configuration for each, and weights that hold if the frames
-    are Boltzmann distributed and rho is the model's.
+    the beads of given frames are backmapped, one configuration for each, along the frames' walkers. Their weights
+    are right if the given beads are distributed as rho, the density of the model's bead potential: those of
+    frames from the Boltzmann distribution are, if rho is its exact marginal.
 
     Example: openmm-bg backmap model --output samples.h5
     """
@@ -38,11 +50,13 @@ def backmap(
 
     from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
     from openmm_bg.files import provenance
-    from openmm_bg.io import read_frames, samples_path, save_samples
+    from openmm_bg.io import samples_path, save_samples
 
     output = samples_path(output)
-    if number < 1:
+    if number is not None and number < 1:
         raise InputError(f"The number of samples must be at least 1, not {number}.")
+    if beads is not None and interval is not None:
+        raise InputError("--interval is for sampled beads only, not for those of --beads; leave it out.")
     generator = CoarseGrainedGenerator.load(model)
     if generator.system is None:
         raise InputError(f"The model {model} does not know its molecule, so samples cannot be written.")
@@ -50,16 +64,15 @@ def backmap(
         sampling = generator.sampling
         if interval is not None:
             sampling = dataclasses.replace(sampling, interval=interval)
-        samples = generator.sample(number, seed=seed, sampling=sampling, progress=not quiet)
+        n = _NUMBER if number is None else number
+        samples = generator.sample(n, seed=seed, sampling=sampling, progress=not quiet)
+        source = {}
     else:
-        frames = read_frames(beads)
-        if frames.positions.shape[1] != generator.coarse_map.n_atoms:
-            raise InputError(
-                f"{beads} has {frames.positions.shape[1]} atoms, but the model {generator.coarse_map.n_atoms}; "
-                "its frames must be of the model's molecule."
-            )
-        samples = generator.samples_of(frames.positions[:number], seed=seed)
-    samples.record |= provenance(seed=seed, model=str(model))
+        frames = _frames_of(beads, generator.system)
+        n = _whole_chains(frames, number)
+        samples = generator.samples_of(frames.positions[:n], seed=seed, n_walkers=frames.n_walkers)
+        source = {"beads": str(beads)}
+    samples.record |= provenance(seed=seed, model=str(model), **source)
     samples.ess()  # nothing is written if no sample has a weight
     summary = save_samples(samples, output)
     n_lost = summary["n_out_of_domain"] + summary["n_nonfinite"]
@@ -75,3 +88,46 @@ def backmap(
     )
     samples.warn_if_unreliable()
     say(f"Look at them with: openmm-bg report {output} {model}")
+
+
+def _frames_of(path: Path, system: MolecularSystem) -> Frames:
+    """Return frames whose beads can be taken.
+
+    Raises:
+        InputError: If they are of another molecule than the model, or have weights.
+    """
+    import mdtraj
+
+    from openmm_bg.io import read_frames
+    from openmm_bg.observables.molecules import molecule_of
+
+    frames = read_frames(path)
+    if (n_atoms := frames.positions.shape[1]) != system.n_atoms:
+        raise InputError(
+            f"{path} has {n_atoms} atoms, but the model {system.n_atoms}; its frames must be of the model's "
+            "molecule."
+        )
+    if molecule_of(frames.topology) != molecule_of(mdtraj.Topology.from_openmm(system.topology)):
+        raise InputError(
+            f"{path} is of another molecule than the model, with other residues or atoms in another order; its "
+            "frames must be of the model's molecule."
+        )
+    if frames.log_weights is not None:
+        raise InputError(
+            f"The frames of {path} have weights, which their beads would lose; give frames of a simulation."
+        )
+    return frames
+
+
+def _whole_chains(frames: Frames, number: int | None) -> int:
+    """Return how many frames are taken: at most a number, and as many of each walker.
+
+    Raises:
+        InputError: If the number is smaller than that of the walkers.
+    """
+    n, n_walkers = min(number or len(frames), len(frames)), frames.n_walkers
+    if n < n_walkers:
+        raise InputError(
+            f"The frames of {frames.path} are of {n_walkers} walkers; take at least as many, not {number}."
+        )
+    return n - n % n_walkers

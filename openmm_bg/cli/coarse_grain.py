@@ -26,11 +26,22 @@ def coarse_grain(
         ),
     ] = "atoms",
     atoms: Annotated[
-        str, typer.Option(help="Which atoms, in mdtraj's selection language.", rich_help_panel=_MAP)
-    ] = "name N CA C",
+        str | None,
+        typer.Option(
+            help="Which atoms, in mdtraj's selection language; default: name N CA C.", rich_help_panel=_MAP
+        ),
+    ] = None,
     n_beads: Annotated[
-        int, typer.Option("--beads", help="Beads of a learned map.", rich_help_panel=_MAP)
-    ] = 6,
+        int | None, typer.Option("--beads", help="Beads of a learned map; default: 6.", rich_help_panel=_MAP)
+    ] = None,
+    by_atom: Annotated[
+        bool,
+        typer.Option(
+            "--by-atom",
+            help="A learned map tells apart parts that look alike, as residues of a kind.",
+            rich_help_panel=_MAP,
+        ),
+    ] = False,
     noisy: Annotated[
         bool, typer.Option("--noisy", help="Draw beads around those of the map.", rich_help_panel=_MAP)
     ] = False,
@@ -72,27 +83,25 @@ def coarse_grain(
 ) -> None:
     """Train a coarse-grained model: beads, their potential, and a flow that puts the atoms back, with weights.
 
-    An interrupted training is continued by the same command; log.csv in the output has its progress.
+    An interrupted training is continued by the same command, with the map that it has learned; log.csv in the
+    output has its progress.
 
     Example: openmm-bg coarse-grain data --output model
     """
     from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
-    from openmm_bg.coarse_graining.choices import MapChoice, choose_map
+    from openmm_bg.coarse_graining.choices import MapChoice
     from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
     from openmm_bg.coarse_graining.training import train_coarse_grained
-    from openmm_bg.potentials import TorchPotential
     from openmm_bg.training import load_data
+    from openmm_bg.training.checkpoint import check_output
 
     parameters = context.params
     choice = settings_from(MapChoice, parameters)
     sampling = settings_from(BeadSamplingSettings, parameters)
     settings = settings_from(CoarseGrainingSettings, parameters, sampling=sampling)
-    loaded = load_data(data)
-    potential = TorchPotential.from_system(loaded.system)
-    coarse_map, chosen = choose_map(choice, loaded, potential, progress=not quiet)
-    model = train_coarse_grained(
-        loaded, coarse_map, output, settings, potential=potential, map_record=chosen, progress=not quiet
-    )
+    check_output(output)
+    model = train_coarse_grained(load_data(data), choice, output, settings, progress=not quiet)
+    coarse_map = model.coarse_map
     last = model.record["rounds"][-1]
     rows = [
         ("beads", f"{coarse_map.n_beads}", f"of {coarse_map.n_atoms} atoms"),

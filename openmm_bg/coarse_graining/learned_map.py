@@ -103,14 +103,12 @@ class LearnedMap:
     """A learned map, which is constant: no configuration changes it any more.
 
     In the record ``"pieces"`` says into how many pieces the atoms of each bead fall along bonds. All should be one;
-    if not, learn with another seed, for longer, or with a larger weight of L_link.
+    if not, learn with `MapSettings.by_atom`, another seed, for longer, or with a larger weight of L_link.
 
     Attributes:
         map: The map, of centres of mass.
         assignment: How much of each atom belongs to each bead, with shape=(n_atoms, n_beads).
         decoder: From beads [nm] with shape=(batch, n_beads, 3) to the seed atoms around their centre.
-        by_atom: Whether every atom is of a kind of its own. Otherwise its kind is its element, as in the source;
-            then parts of a large molecule that look alike, as two residues of a kind, go into one bead.
         seed_atoms: The atoms that the decoder makes.
         network: The network of the assignment.
         history: The mean losses in each twentieth of the run, and what is left at its end.

@@ -16,14 +16,16 @@ import torch
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSampler
+from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion, softened
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
+from openmm_bg.coarse_graining.noisy_map import map_from_config
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.errors import InputError, ReliabilityWarning
-from openmm_bg.files import provenance
+from openmm_bg.files import json_text, provenance
 from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
@@ -39,7 +41,7 @@ _START = 512  # bead configurations that are kept with the model
 
 def train_coarse_grained(
     data: TrainingData,
-    coarse_map: CoarseGrainedMap,
+    coarse_map: CoarseGrainedMap | MapChoice,
     output: str | Path,
     settings: CoarseGrainingSettings | None = None,
     *,
@@ -52,11 +54,12 @@ def train_coarse_grained(
 
     Args:
         data: Configurations of the temperature that the model is for.
-        coarse_map: The map.
+        coarse_map: The map, or which one. A learned map is kept with the checkpoint: what continues an
+            interrupted training does not learn it again.
         output: The directory that becomes the model's. An interrupted training leaves its checkpoint there.
         settings: The settings.
         potential: The all-atom potential; that of the data's system if not given.
-        map_record: How the map was made, kept with the model.
+        map_record: How a given map was made, kept with the model.
         progress: Show a progress bar.
         on_checkpoint: Called with the number of steps after each checkpoint.
 
@@ -64,15 +67,43 @@ def train_coarse_grained(
         The model, saved in `output`.
 
     Raises:
-        InputError: If the map is of another molecule, or the directory holds other things.
+        InputError: If the map is of another molecule, or the directory holds other things or a training of another
+            map, or with other data or settings.
     """
     settings = settings or CoarseGrainingSettings()
-    trainer = _Trainer(data, coarse_map, Path(output), settings, potential)
+    trainer = _Trainer(
+        data, coarse_map, Path(output), settings, potential, map_record=map_record, progress=progress
+    )
     trainer.resume()
+    if trainer.has_learned:
+        trainer.checkpoint(on_checkpoint)
     n_steps = settings.n_steps + settings.n_rounds * settings.round_steps
     with TrainingBar(progress, "coarse-graining", n_steps) as bar:
         trainer.run(bar, on_checkpoint)
-    return trainer.finish(map_record)
+    return trainer.finish()
+
+
+def _identity(
+    data: TrainingData, coarse_map: CoarseGrainedMap | MapChoice, settings: CoarseGrainingSettings
+) -> dict[str, Any]:
+    """Return what makes it the same training, as JSON; of a map that was asked for, how, and not its numbers."""
+    identity = {
+        "system_hash": data.system.system_hash,
+        "n_frames": len(data.positions),
+        "data_checksum": float(np.sum(data.energies, dtype=np.float64)),
+        "map": coarse_map.used() if isinstance(coarse_map, MapChoice) else coarse_map.config(),
+        "settings": dataclasses.asdict(settings),
+    }
+    return json.loads(json_text(identity))
+
+
+def _kept_map(
+    output: Path, identity: dict[str, Any]
+) -> tuple[CoarseGrainedMap, dict[str, Any] | None] | None:
+    """Return the map of an interrupted training, and how it was made; None if there is no such training."""
+    kept: dict[str, Any] = {}
+    resume_from(output, identity, "training", lambda header, _: kept.update(header["map"]))
+    return (map_from_config(kept["config"]), kept["record"]) if kept else None
 
 
 class _Trainer:
@@ -81,24 +112,32 @@ class _Trainer:
     def __init__(
         self,
         data: TrainingData,
-        coarse_map: CoarseGrainedMap,
+        coarse_map: CoarseGrainedMap | MapChoice,
         output: Path,
         settings: CoarseGrainingSettings,
         potential: Potential | None,
+        *,
+        map_record: dict[str, Any] | None = None,
+        progress: bool = False,
     ) -> None:
         check_output(output)
         system = data.system
+        if potential is None:
+            from openmm_bg.potentials import TorchPotential
+
+            potential = TorchPotential.from_system(system, dtype=torch.float64)
+        self.identity, self.has_learned = _identity(data, coarse_map, settings), False
+        if isinstance(coarse_map, MapChoice):
+            kept = _kept_map(output, self.identity)
+            self.has_learned = kept is None and coarse_map.kind == "learned"
+            coarse_map, map_record = kept or choose_map(coarse_map, data, potential, progress=progress)
         if coarse_map.n_atoms != system.n_atoms:
             raise InputError(
                 f"The map is of {coarse_map.n_atoms} atoms, but {system.name} has {system.n_atoms}; "
                 "give the map of this molecule."
             )
-        if potential is None:
-            from openmm_bg.potentials import TorchPotential
-
-            potential = TorchPotential.from_system(system, dtype=torch.float64)
         self.data, self.coarse_map, self.output, self.settings = data, coarse_map, output, settings
-        self.potential = potential
+        self.map_record, self.potential = map_record, potential
         self.positions = torch.as_tensor(np.asarray(data.positions, dtype=np.float64))
         beads = coarse_map.draw(self.positions, torch.Generator().manual_seed(settings.seed))
         self.invariants = BeadInvariants(coarse_map.n_beads).fit(beads)
@@ -114,7 +153,7 @@ class _Trainer:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.step, self.rounds_done, self.in_round = 0, 0, False
+        self.step, self.rounds_done, self.in_round, self._evaluations_before = 0, 0, False, 0
         self.log: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
@@ -130,9 +169,11 @@ class _Trainer:
         self._train(settings.n_steps, settings.learning_rate, bar, on_checkpoint)
         while True:
             if not self.in_round:
-                self._judge()
+                judged = bool(self.rounds) and self.rounds[-1]["round"] == self.rounds_done
+                if not judged:  # it is if a run was killed after its last checkpoint
+                    self._judge()
                 self.in_round = self.rounds_done < settings.n_rounds and not self._settled()
-                self._checkpoint(on_checkpoint)
+                self.checkpoint(on_checkpoint)
                 if not self.in_round:
                     return
             first = settings.n_steps + self.rounds_done * settings.round_steps
@@ -175,7 +216,7 @@ class _Trainer:
                         **self.loss.held_out(*self._averaged()),
                     }
                 )
-                self._checkpoint(on_checkpoint)
+                self.checkpoint(on_checkpoint)
 
     def _averaged(self) -> tuple[BackmappingFlow, BeadEnergy]:
         """Return copies of the networks with the averaged parameters."""
@@ -211,6 +252,7 @@ class _Trainer:
         samples = model.sample(n, seed=seed)
         table = consistency_table(samples, self.data)
         hot = self._hot_beads(model, n, seed)
+        hot_dispersion = self._hot_dispersion(model, hot, samples)
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -222,7 +264,7 @@ class _Trainer:
                 "bead_acceptance": samples.record["bead_acceptance"],
                 "bead_timestep": samples.record["bead_timestep"],
                 "largest_deviation": largest_deviation(table),
-                "hot_dispersion": self._hot_dispersion(model, hot, samples),
+                **({} if math.isnan(hot_dispersion) else {"hot_dispersion": hot_dispersion}),
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
@@ -257,7 +299,9 @@ class _Trainer:
         """Tell whether the last round has changed nothing that could be seen."""
         if len(self.rounds) < 2:
             return False
-        before, now = self.rounds[-2:]
+        # In a checkpoint, infinite numbers are words. There is no dispersion without higher temperatures.
+        names = ("effective_sample_size", "largest_deviation", "hot_dispersion", "pareto_k")
+        before, now = ({name: float(one.get(name, math.nan)) for name in names} for one in self.rounds[-2:])
         tolerance = self.settings.tolerance
         growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
         change = now["largest_deviation"] - before["largest_deviation"]
@@ -266,15 +310,8 @@ class _Trainer:
 
     # Checkpoints
 
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "system_hash": self.data.system.system_hash,
-            "n_frames": len(self.positions),
-            "map": self.coarse_map.config(),
-            "settings": dataclasses.asdict(self.settings),
-        }
-
-    def _checkpoint(self, on_checkpoint: Callable[[int], None] | None) -> None:
+    def checkpoint(self, on_checkpoint: Callable[[int], None] | None) -> None:
+        """Write the training's state and the map, so that `resume` continues from here."""
         state = self.optimiser.state_dict()["state"]
         tensors = prefixed("parameter.", {str(k): p.detach() for k, p in enumerate(self.parameters)})
         tensors |= prefixed("average.", {str(k): p for k, p in enumerate(self.average)})
@@ -284,22 +321,24 @@ class _Trainer:
             tensors["pool"] = self.pool
         tensors["generator"] = self.generator.get_state()
         header = {
-            "identity": self._identity(),
+            "identity": self.identity,
+            "map": {"config": self.coarse_map.config(), "record": self.map_record},
             "step": self.step,
             "rounds_done": self.rounds_done,
             "in_round": self.in_round,
-            "n_evaluations": self.potential.n_evaluations,
+            "n_evaluations": self._n_evaluations(),
             "log": self.log,
             "rounds": self.rounds,
         }
-        write_checkpoint(self.output / CHECKPOINT, tensors, json.loads(_json(header)))
-        write_log(self.output / LOG, self.log)
+        write_checkpoint(self.output / CHECKPOINT, tensors, json.loads(json_text(header)))
+        if self.log:
+            write_log(self.output / LOG, self.log)
         if on_checkpoint is not None:
             on_checkpoint(self.step)
 
     def resume(self) -> None:
         """Continue from a checkpoint, if there is one."""
-        resume_from(self.output, json.loads(_json(self._identity())), "training", self._restore)
+        resume_from(self.output, self.identity, "training", self._restore)
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -317,7 +356,7 @@ class _Trainer:
         self._evaluations_before = header["n_evaluations"]
         self.pool = tensors.get("pool")
 
-    def finish(self, map_record: dict[str, Any] | None) -> CoarseGrainedGenerator:
+    def finish(self) -> CoarseGrainedGenerator:
         """Save the model and remove the checkpoint."""
         model = self.model()
         timestep = self.rounds[-1]["bead_timestep"]
@@ -326,7 +365,7 @@ class _Trainer:
             seed=self.settings.seed,
             settings=dataclasses.asdict(self.settings),
             data=self.data.record,
-            map=map_record,
+            map=self.map_record,
             rounds=self.rounds,
             training={"n_steps": self.step, "n_energy_evaluations": self._n_evaluations()},
         )
@@ -335,10 +374,4 @@ class _Trainer:
         return model
 
     def _n_evaluations(self) -> int:
-        return self.potential.n_evaluations + getattr(self, "_evaluations_before", 0)
-
-
-def _json(content: Any) -> str:
-    from openmm_bg.files import json_text
-
-    return json_text(content)
+        return self._evaluations_before + self.potential.n_evaluations

@@ -64,8 +64,8 @@ def coarse_grained_figure(model: Path) -> KeyFigure | None:
     return KeyFigure(
         "ESS after training",
         f"{last['effective_sample_size']:.1%}",
-        f"of {last['n_samples']:,} draws; Pareto k {last['pareto_k']:.2f}",
-        warns=last["pareto_k"] > UNRELIABLE_PARETO_K,
+        f"of {last['n_samples']:,} draws; Pareto k {float(last['pareto_k']):.2f}",
+        warns=float(last["pareto_k"]) > UNRELIABLE_PARETO_K,
     )
 
 
@@ -76,10 +76,10 @@ def _round_tables(rounds: list[dict[str, Any]]) -> list[Table]:
             f"{one['step']:,}",
             f"{one['n_samples']:,}",
             f"{one['effective_sample_size']:.2%}",
-            f"{one['pareto_k']:.2f}",
-            f"{one['bead_acceptance']:.1%}",
-            f"{one.get('hot_dispersion', math.nan):.3g}",
-            f"{one['largest_deviation']:.1f}",
+            f"{float(one['pareto_k']):.2f}",
+            f"{float(one['bead_acceptance']):.1%}",
+            f"{float(one.get('hot_dispersion', math.nan)):.3g}",
+            f"{float(one['largest_deviation']):.1f}",
         )
         for one in rounds
     ]

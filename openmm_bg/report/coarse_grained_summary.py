@@ -45,7 +45,8 @@ def _map(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     names = [str(atom) for atom in topology.atoms]
     largest = [names[atom] for atom in weights.argmax(axis=1)[:_MOST_BEADS]]
     single = bool((weights.max(axis=1) == 1.0).all())
-    matrix = header["flow"]["coordinates"]["matrix"]
+    coordinates = header["flow"]["coordinates"]
+    matrix = coordinates["z_matrix"] if noisy else coordinates["matrix"]
     listed = ", ".join(largest) + (", ..." if n_beads > _MOST_BEADS else "")
     kind = "atoms" if single else "averages of atoms"
     fixed = (
@@ -53,13 +54,17 @@ def _map(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     )
     record = header["record"].get("map") or {}
     chosen = ", ".join(f"{name} {value}" for name, value in record.items() if _is_brief(value))
-    return [
+    facts = [
         Fact("molecule", system["name"], f"{n_atoms} atoms, {shortened('-'.join(_residues(topology)))}"),
         Fact("beads", str(n_beads), f"{kind}: {listed}" if single else f"{kind}, most weight on: {listed}"),
         Fact("kind", config["kind"], f"the beads fix {fixed}"),
         Fact("backmapped atoms", str(len(matrix["atoms"])), "placed by bonds, angles and torsions"),
         Fact("chosen by", chosen or "unknown", "how the map was asked for"),
     ]
+    if pieces := record.get("pieces"):
+        listed = ", ".join(str(number) for number in pieces)
+        facts.append(Fact("pieces", listed, "into which each bead's atoms fall along bonds; all should be 1"))
+    return facts
 
 
 def _networks(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
@@ -91,8 +96,8 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
     facts.append(Fact("energy evaluations", f"{training['n_energy_evaluations']:,}", "of atoms"))
     for one in record["rounds"]:
         meaning = (
-            f"of {one['n_samples']:,} samples; Pareto k {one['pareto_k']:.2f}; largest deviation of "
-            f"an average from the data {one['largest_deviation']:.1f} standard errors"
+            f"of {one['n_samples']:,} samples; Pareto k {float(one['pareto_k']):.2f}; largest deviation of "
+            f"an average from the data {float(one['largest_deviation']):.1f} standard errors"
         )
         facts.append(Fact(f"ESS, round {one['round']}", f"{one['effective_sample_size']:.1%}", meaning))
     return facts

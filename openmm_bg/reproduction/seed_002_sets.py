@@ -17,6 +17,7 @@ from openmm_bg.errors import InputError
 from openmm_bg.files import atomic_write_bytes
 from openmm_bg.geometry import dihedrals, distances
 from openmm_bg.histograms import weighted_quantiles
+from openmm_bg.model_files import model_hash
 from openmm_bg.observables.functions import radius_of_gyration
 from openmm_bg.observables.names import Observable
 from openmm_bg.observables.series import (
@@ -44,6 +45,7 @@ GIVEN = 8000
 
 _CENTRAL = (1e-3, 0.999)  # the part of the weight that an axis of energies spans
 _MANY_SIGMA = 15.0
+_KEY = "made from"  # in the file of torsions: how many configurations, and the model's hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,9 +300,10 @@ def side_chain_profiles(
     """Return chi1 and chi2 of the reference, and of configurations backmapped from its beads.
 
     Args:
-        model: The model.
+        model: The model, which must be saved.
         data: The reference.
-        path: An ``.npz`` file that keeps the torsions of the backmapped configurations; read if it is there.
+        path: An ``.npz`` file that keeps the torsions of the backmapped configurations. It is read if it is of the
+            same model and of as many configurations.
         n_given: Configurations of the reference, at most, whose beads are given.
 
     Returns:
@@ -313,10 +316,11 @@ def side_chain_profiles(
     by_time = data.positions.reshape(-1, n_walkers, *data.positions.shape[1:])
     chosen = np.linspace(0, len(by_time) - 1, max(1, min(len(by_time), n_given // n_walkers)))
     given = by_time[np.unique(chosen.astype(np.int64))].reshape(-1, *data.positions.shape[1:])
-    if not path.exists():
+    key = f"{len(given)} configurations, model {model_hash(model.path)}"
+    if not _has_key(path, key):
         drawn = model.samples_of(given, seed=1)
         angles = torsion_angles(np.where(drawn.in_domain[:, None, None], drawn.positions, np.nan), torsions)
-        atomic_write_bytes(path, arrays_bytes(angles))
+        atomic_write_bytes(path, arrays_bytes({**angles, _KEY: key}))
     expected = torsion_angles(given, torsions)
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     panels = []
@@ -331,6 +335,14 @@ def side_chain_profiles(
             )
             panels.append([(one, profile(one, edges)) for one in both])
     return panels
+
+
+def _has_key(path: Path, key: str) -> bool:
+    """Tell whether an ``.npz`` file is there and has a key."""
+    if not path.exists():
+        return False
+    with np.load(path) as kept:
+        return _KEY in kept and str(kept[_KEY]) == key
 
 
 def _torsion(name: str, atoms: Sequence[int], n_atoms: int) -> Observable:

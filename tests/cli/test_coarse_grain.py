@@ -144,16 +144,35 @@ def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_pa
     assert result.code == 0, result.err
     samples, frames = load_samples(tmp_path / "s.h5"), read_frames(finished_data)
     beads = CoarseGrainedGenerator.load(coarse_model).coarse_map.beads
-    found = beads(samples.positions[samples.in_domain])  # those outside the domain are left out
-    given = beads(frames.positions[:40])
-    assert len(samples) == 40
-    assert len(found) > 20
-    assert (found[:, None] - given).abs().amax(dim=(2, 3)).amin(dim=1).max() < 1e-5
+    made = np.isfinite(samples.log_weights)  # in the place of others stands any configuration
+    assert (len(samples), samples.n_walkers) == (40, 20)
+    assert made.sum() > 20
+    assert (beads(samples.positions) - beads(frames.positions[:40]))[made].abs().max() < 1e-5
+    assert "along the chains of 20 walkers" in result.out
+    assert json.loads((tmp_path / "s.json").read_text())["record"]["beads"] == str(finished_data)
+
+
+@pytest.mark.parametrize(("options", "n"), [((), 400), (("-n", "59"), 40)])
+def test_all_frames_are_taken_and_as_many_of_each_walker(
+    run, coarse_model, finished_data, tmp_path, monkeypatch, options, n
+):
+    module = sys.modules["openmm_bg.cli.backmap"]  # by attributes, the name is that of the command
+    monkeypatch.setattr(module, "_NUMBER", 100)  # of beads that are sampled
+    given = ("--beads", finished_data, *options)
+    assert run("backmap", coarse_model, "-o", tmp_path / "s.h5", *given, "-q").code == 0
+    assert len(load_samples(tmp_path / "s.h5")) == n
 
 
 @pytest.mark.parametrize(
-    "options", [("--map", "residues"), ("--map", "learned", "--beads", "5"), ("--noisy",)]
+    "options",
+    [
+        ("--map", "residues"),
+        ("--map", "learned", "--beads", "5"),
+        ("--noisy",),
+        ("--noisy", "--map", "residues"),
+    ],
 )
+@pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
 def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._STEPS", 60)
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURN_STEPS", 10)
@@ -163,7 +182,43 @@ def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     assert result.code == 0, result.err
     assert run("backmap", model, "-o", tmp_path / "samples.h5", "-n", "32", "-q").code == 0
     kind = json.loads((model / "model.json").read_text())["map"]["kind"]
-    assert kind == ("NoisyMap" if options == ("--noisy",) else "LinearMap")
+    assert kind == ("NoisyMap" if "--noisy" in options else "LinearMap")
+    result = run("info", model)
+    assert result.code == 0, result.err
+    text = " ".join(result.out.split())
+    n_beads = {"residues": 3, "learned": 5}.get(options[-1 - ("--beads" in options) * 2], 6)
+    fixed = "no coordinate" if kind == "NoisyMap" else f"{3 * n_beads} of 66 coordinates"
+    assert f"{kind} the beads fix {fixed} of the atoms" in text
+    assert f"backmapped atoms {22 if kind == 'NoisyMap' else 22 - n_beads} " in text
+    assert ("pieces" in text) == ("learned" in options)
+    # Options that the map does not have are not named.
+    assert ("atoms name N CA C" in text) == ("--map" not in options)
+    assert ("n_beads" in text) == ("by_atom" in text) == ("learned" in options)
+    result = run("report", tmp_path / "samples.h5", model, "-o", tmp_path / "report.html")
+    assert result.code == 0, result.err
+    assert f"<td>{kind}</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_learned_map_is_not_learned_again(run, refused, finished_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices._STEPS", 4)
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURNS", 0)
+    model, command = tmp_path / "model", ["coarse-grain", finished_data, "-o", tmp_path / "model", *SMALL]
+    learned = [*command, "--rounds", "0", "--map", "learned", "--beads", "5"]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("openmm_bg.coarse_graining.training._Trainer._train", interrupt)
+        assert run(*learned).code == 130
+    assert [path.name for path in model.iterdir()] == ["checkpoint.safetensors"]
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices.learn_map", lambda *_, **__: pytest.fail("learns"))
+    message = refused(*learned[:-1], "4")
+    assert "an interrupted training of another model or with other data or settings (n_beads)" in message
+    result = run(*learned)
+    assert result.code == 0, result.err
+    assert not (model / "checkpoint.safetensors").exists()
+    assert "holds a finished model" in refused(*learned)
 
 
 def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_model, tmp_path):
@@ -198,6 +253,9 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
         (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),
         (("--atoms", "name QQ"), "names 0 atoms of alanine_dipeptide; at least three are needed"),
         (("--atoms", "nonsense ("), "is no selection of atoms"),
+        (("--map", "residues", "--atoms", "name CA"), "(--atoms) is for the map 'atoms' only"),
+        (("--beads", "5"), "(--beads) is for the map 'learned' only"),
+        (("--by-atom",), "(--by-atom) is for the map 'learned' only"),
         (("--map", "learned", "--beads", "30"), "more beads"),
         (("--map", "learned", "--beads", "2"), "at least three"),
         (("--steps", "0"), "n_steps must be positive"),
@@ -215,6 +273,9 @@ def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finish
     assert "a BoltzmannGenerator is needed" in refused("sample", coarse_model, "-o", tmp_path / "s.h5")
     assert "ends in .h5" in refused("backmap", coarse_model, "-o", tmp_path / "s.dcd")
     assert "at least 1" in refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "-n", "0")
+    given = ("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data)
+    assert "--interval is for sampled beads only" in refused(*given, "--interval", "5")
+    assert "are of 20 walkers; take at least as many, not 10" in refused(*given, "-n", "10")
 
 
 def test_damaged_models_are_refused(refused, coarse_model, tmp_path):
@@ -234,6 +295,23 @@ def test_frames_of_another_molecule_are_refused(refused, coarse_model, tmp_path)
     trajectory.save_hdf5(str(tmp_path / "other.h5"))
     message = refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", tmp_path / "other.h5")
     assert "has 175 atoms, but the model 22" in message
+
+
+def test_frames_of_a_molecule_with_as_many_atoms_are_refused(refused, coarse_model, finished_data, tmp_path):
+    import mdtraj
+
+    trajectory = mdtraj.load(str(finished_data / "trajectory.h5"))[:5]
+    trajectory.topology.atom(0).element = mdtraj.element.chlorine
+    trajectory.save_hdf5(str(tmp_path / "other.h5"))
+    message = refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", tmp_path / "other.h5")
+    assert "is of another molecule than the model" in message
+
+
+def test_frames_with_weights_are_refused(run, refused, coarse_model, tmp_path):
+    assert run("backmap", coarse_model, "-o", tmp_path / "samples.h5", "-n", "32", "-q").code == 0
+    given = ("--beads", tmp_path / "samples.h5")
+    message = refused("backmap", coarse_model, "-o", tmp_path / "s.h5", *given)
+    assert "have weights, which their beads would lose; give frames of a simulation" in message
 
 
 def test_beads_far_outside_the_training_range_are_warned_of(coarse_model, finished_data):

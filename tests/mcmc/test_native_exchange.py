@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(oscillator_model: Path, alanine_model: Pat
     ):
         FlowReplicaExchangeSampler(states, simulation(), 1, FlowMove(alanine_model))
     for given in (["flow"], "flow"):
-        with pytest.raises(InputError, match="must be FlowMove, LatentMonteCarloMove, .* not str;"):
+        with pytest.raises(InputError, match=r"must be FlowMove, LatentMonteCarloMove, .* not str;"):
             FlowReplicaExchangeSampler(states, simulation(), 1, given)
     barostat = simulation()
     barostat.system.addConstraint(0, 0, 0.1)
