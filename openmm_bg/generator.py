@@ -14,6 +14,7 @@ from openmm_bg.flows import Flow, PositionFlow, flow_from_config
 from openmm_bg.model_files import (
     Content,
     check_files,
+    energy_evaluations,
     load_system,
     model_hash,
     read_header,
@@ -88,13 +89,7 @@ class BoltzmannGenerator:
     @property
     def energy_evaluations(self) -> dict[str, int]:
         """Energy evaluations that the model has cost, by stage: "simulation", "training" and "annealing"."""
-        counts = {"simulation": (self.record.get("data") or {}).get("n_energy_evaluations", 0)}
-        counts["training"] = (self.record.get("training") or {}).get("n_energy_evaluations", 0)
-        counts["annealing"], annealing = 0, self.record.get("annealing")
-        while annealing:
-            counts["annealing"] += annealing["n_energy_evaluations"]
-            annealing = annealing.get("before")
-        return counts
+        return energy_evaluations(self.record)
 
     def sample(
         self,
