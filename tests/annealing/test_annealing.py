@@ -87,7 +87,7 @@ def test_single_temperature(toy, hot, tmp_path):
 def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch, ais):
     """Every configuration whose energy is computed is counted once."""
     seen = []
-    settings = dataclasses.replace(SMALL, n_steps=100, ais_distributions=ais)
+    settings = dataclasses.replace(SMALL, n_steps=60, ais_distributions=ais)
     annealer = Annealer(hot, tmp_path / "model", settings)
     for potential in (annealer._fast, annealer._exact):
         evaluate = potential._evaluate
@@ -108,13 +108,13 @@ def test_energies_are_counted_exactly(hot, tmp_path, monkeypatch, ais):
 
 @pytest.mark.parametrize(("with_data", "ais"), [(False, 0), (True, 0), (False, 2)])
 def test_interrupted_annealing_resumes_exactly(hot, data, tmp_path, monkeypatch, with_data, ais):
-    settings = dataclasses.replace(SMALL, n_steps=200, ais_distributions=ais)
+    settings = dataclasses.replace(SMALL, n_steps=80, ais_distributions=ais)
     used = data if with_data else None
     whole = anneal(hot, tmp_path / "whole", settings, data=used)
     step = Annealer._one_step
 
     def interrupted(self):
-        if self.step == 130:
+        if self.step == 60:
             raise KeyboardInterrupt
         step(self)
 

@@ -81,7 +81,7 @@ def test_a_useless_flow_is_refused(hot, tmp_path):
 def test_a_temperature_half_way_down_is_kept(hot, tmp_path, monkeypatch):
     monkeypatch.setattr("openmm_bg.annealing.annealer.next_temperature", lambda *arguments: 2.0 * COLD)
     with pytest.warns(ReliabilityWarning, match="came down to 240.545 K only"):
-        result = anneal(hot, tmp_path / "model", dataclasses.replace(SMALL, n_steps=200))
+        result = anneal(hot, tmp_path / "model", dataclasses.replace(SMALL, n_steps=100))
     assert result.temperature_range == (pytest.approx(2.0 * COLD), HOT)
 
 

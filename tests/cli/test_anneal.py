@@ -39,11 +39,11 @@ def test_a_run(run, model, data, tmp_path, options):
 
 @pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
 def test_ctrl_c_leaves_a_run_that_the_same_command_continues(run, model, tmp_path, monkeypatch):
-    command = ["anneal", model, "-T", "400", *OPTIONS[2:], "--steps", "80", "--reuse", "1.6"]
+    command = ["anneal", model, "-T", "400", *OPTIONS[2:], "--steps", "40", "--reuse", "1.6"]
     step = Annealer._one_step
 
     def interrupted(self):
-        if self.step == 50:
+        if self.step == 25:
             raise KeyboardInterrupt
         step(self)
 

@@ -68,9 +68,9 @@ def test_each_temperature_has_its_distribution(oscillator_model: Path, kind: Any
     states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
     sampler = FlowReplicaExchangeSampler(states, simulation(), 3, move)
     assert sampler._fitting_potential(torch.zeros(1, 3), TEMPERATURES[0]) is not None
-    for (value, stderr), t in zip(variances(sampler, 400), TEMPERATURES, strict=True):
+    for (value, stderr), t in zip(variances(sampler, 240), TEMPERATURES, strict=True):
         assert abs(value - thermal_energy(t) / STIFFNESS) < 4 * stderr
-    assert [one.n_proposed for (one,) in sampler.moves] == [1600, 1600]
+    assert [one.n_proposed for (one,) in sampler.moves] == [960, 960]
     assert min(one.acceptance_fraction for (one,) in sampler.moves) > 0.1
 
 
@@ -83,7 +83,7 @@ def test_a_wrong_ratio_is_noticed(
     mcmc.seed(1)
     states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
     move = MultipleTryMove(oscillator_models["real_nvp"], 64)
-    found = variances(FlowReplicaExchangeSampler(states, simulation(), 1, move), 400)
+    found = variances(FlowReplicaExchangeSampler(states, simulation(), 1, move), 240)
     exact = [thermal_energy(t) / STIFFNESS for t in TEMPERATURES]
     assert max(abs(v - e) / s for (v, s), e in zip(found, exact, strict=True)) > 6
 
@@ -95,7 +95,7 @@ def test_states_may_differ_in_parameters(oscillator_model: Path) -> None:
     sampler = FlowReplicaExchangeSampler(states, simulation(), 3, [FlowMove(oscillator_model, 4)])
     sampler._sampler.applyState(1)
     assert sampler._fitting_potential(torch.zeros(1, 3), TEMPERATURES[0]) is None
-    for (value, stderr), state in zip(variances(sampler, 400), states, strict=True):
+    for (value, stderr), state in zip(variances(sampler, 240), states, strict=True):
         assert abs(value - thermal_energy(TEMPERATURES[0]) / state["stiffness"]) < 4 * stderr
 
 
@@ -103,7 +103,7 @@ def test_a_parameter_that_was_changed_in_the_context_counts(oscillator_model: Pa
     mcmc.seed(1)
     states = [{"temperature": t * unit.kelvin} for t in TEMPERATURES]
     sampler = FlowReplicaExchangeSampler(states, simulation(parameter=True), 3, FlowMove(oscillator_model, 4))
-    for (value, stderr), t in zip(variances(sampler, 400), TEMPERATURES, strict=True):
+    for (value, stderr), t in zip(variances(sampler, 240), TEMPERATURES, strict=True):
         assert abs(value - thermal_energy(t) / (2.0 * STIFFNESS)) < 4 * stderr
 
 
