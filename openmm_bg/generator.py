@@ -74,6 +74,13 @@ class BoltzmannGenerator:
         self._model_hash: str | None = None
         self._system_hash: str | None = None
 
+    def __repr__(self) -> str:
+        """Say what it samples, and how."""
+        molecule = self.system.name if self.system else f"{self.flow.n_atoms} atoms"
+        low, high = self.temperature_range
+        trained = f"trained at {self.temperature:g} K, for {low:g} to {high:g} K"
+        return f"<{type(self).__name__} of {molecule}: {type(self.flow).__name__}, {trained}>"
+
     @property
     def temperature(self) -> float:
         """The temperature of training [K]."""

@@ -52,6 +52,11 @@ def test_unknown_name():
         BoltzmannGenerator.load("alanine_tripeptide")
 
 
+def test_it_says_what_it_is(generator):
+    text = "<BoltzmannGenerator of alanine_dipeptide: SplineFlow, trained at 600 K, for 300 to 600 K>"
+    assert repr(generator) == text
+
+
 def test_files():
     directory = find_model(NAME)
     check_files(directory, read_header(directory))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,6 +89,12 @@ def _openmm_bg(
         raise typer.Exit(2)
 
 
+@functools.cache
+def _group() -> Any:
+    """Return the commands as click's group; typer makes it of all signatures, which takes a while."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command.
 
@@ -103,11 +110,9 @@ def run(arguments: Sequence[str]) -> int:
         warnings.simplefilter("always", ReliabilityWarning)
         warnings.showwarning = _show_warning
         try:
-            code = typer.main.get_command(app).main(
-                args=list(arguments), prog_name="openmm-bg", standalone_mode=False
-            )
+            code = _group().main(args=list(arguments), prog_name="openmm-bg", standalone_mode=False)
         except InputError as error:
-            return _fail(str(error), 2)
+            return _fail(_in_terms_of_options(str(error), arguments), 2)
         except _UsageError as error:
             path = error.ctx.command_path if error.ctx else "openmm-bg"
             return _fail(f"{error.format_message().rstrip('.')}; see {path} --help", 2)
@@ -131,6 +136,15 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Run the command line of this process and exit."""
     sys.exit(run(sys.argv[1:]))
+
+
+def _in_terms_of_options(message: str, arguments: Sequence[str]) -> str:
+    """Return a message about a setting, as "n_steps must be positive", with the option's name, "--steps"."""
+    command = _group().commands.get(arguments[0] if arguments else "")
+    names = {parameter.name: max(parameter.opts, key=len) for parameter in command.params} if command else {}
+    name, *rest = message.split(" must ", 1)
+    option = names.get(name, name)
+    return " must ".join([option if option.startswith("--") else name, *rest])
 
 
 def _fail(message: str, code: int) -> int:

@@ -66,7 +66,7 @@ def backmap(
             sampling = dataclasses.replace(sampling, interval=interval)
         n = _NUMBER if number is None else number
         samples = generator.sample(n, seed=seed, sampling=sampling, progress=not quiet)
-        source = {}
+        source = {} if interval is None else {"interval": interval}
     else:
         frames = _frames_of(beads, generator.system)
         n = _whole_chains(frames, number)

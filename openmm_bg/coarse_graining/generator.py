@@ -107,6 +107,12 @@ class CoarseGrainedGenerator:
         self.record = dict(record or {})
         self.path: Path | None = None
 
+    def __repr__(self) -> str:
+        """Say what it samples, and how."""
+        molecule = self.system.name if self.system else f"{self.flow.n_atoms} atoms"
+        kind = f"{type(self.coarse_map).__name__} to {self.coarse_map.n_beads} beads"
+        return f"<{type(self).__name__} of {molecule}: {kind}, {self.temperature:g} K>"
+
     @property
     def temperature(self) -> float:
         """The temperature [K]."""

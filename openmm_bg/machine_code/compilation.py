@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
 VECTOR_BYTES = 64
 """The width of a vector: 16 numbers of single precision, or 8 of double precision."""
+
+# The machine code of the last modules, the latest at the end: potentials of one system have the same.
+_KEPT = 16
+_recent: dict[bytes, llvm.ExecutionEngine] = {}
+_lock = threading.Lock()
 
 
 def _target_machine() -> llvm.TargetMachine:
@@ -19,7 +27,7 @@ def _target_machine() -> llvm.TargetMachine:
 
 
 def compile_module(written: ir.Module, name: str) -> tuple[llvm.ExecutionEngine, int]:
-    """Compile a module.
+    """Compile a module, if its text is not that of one of the last that were compiled.
 
     Args:
         written: The module.
@@ -28,8 +36,19 @@ def compile_module(written: ir.Module, name: str) -> tuple[llvm.ExecutionEngine,
     Returns:
         The engine, which owns the machine code, and the function's address.
     """
+    text = str(written)
+    key = hashlib.sha256(text.encode()).digest()
+    with _lock:
+        engine = _recent.pop(key, None) or _compiled(text)
+        _recent[key] = engine  # the last one
+        if len(_recent) > _KEPT:
+            del _recent[next(iter(_recent))]
+    return engine, engine.get_function_address(name)
+
+
+def _compiled(text: str) -> llvm.ExecutionEngine:
     machine = _target_machine()  # the execution engine will own it: one for each
-    module = llvm.parse_assembly(str(written))
+    module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
@@ -39,7 +58,7 @@ def compile_module(written: ir.Module, name: str) -> tuple[llvm.ExecutionEngine,
     passes.getModulePassManager().run(module, passes)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    return engine, engine.get_function_address(name)
+    return engine
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 def sample_command(path: Path, record: dict[str, Any]) -> str:
     """Return a command that draws samples again, from their summary and record."""
     if not record.get("normalized", True):  # of a coarse-grained model
-        options = {"number": record.get("n_draws"), "seed": record.get("seed"), "output": path.name}
+        options = {
+            "beads": record.get("beads"),
+            "interval": record.get("interval"),
+            "number": record.get("n_draws"),
+            "seed": record.get("seed"),
+            "output": path.name,
+        }
         return _command("backmap", str(record.get("model", "MODEL")), options)
     options = {
         "temperature": record.get("temperature"),

@@ -78,11 +78,11 @@ def test_unknown_system(refused, tmp_path):
         ("--temperature=-300", "positive number of kelvin, not -300"),
         ("--temperature nan", "positive number of kelvin"),
         ("--hot-start 0", "positive number of kelvin"),
-        ("--frames 0", "n_frames must be at least 1"),
-        ("--walkers 0", "n_walkers must be at least 1"),
-        ("--interval 0", "interval must be at least 1"),
-        ("--burn-in=-1", "burn_in must not be negative"),
-        ("--timestep 0", "timestep must be positive"),
+        ("--frames 0", "--frames must be at least 1"),
+        ("--walkers 0", "--walkers must be at least 1"),
+        ("--interval 0", "--interval must be at least 1"),
+        ("--burn-in=-1", "--burn-in must not be negative"),
+        ("--timestep 0", "--timestep must be positive"),
         ("--engine gromacs", "no engine 'gromacs'"),
         ("--forcefield x.xml", "brings its force field"),
     ],
@@ -206,9 +206,9 @@ def test_train_on_data_that_cannot_be_used(refused, data, tmp_path):
 
 def test_train_with_settings_that_make_no_sense(refused, data, tmp_path):
     train = ("train", data, "-o", tmp_path / "model")
-    assert "n_steps must be positive" in refused(*train, "--steps", "0")
-    assert "kl_weight must be between 0 and 1" in refused(*train, "--kl-weight", "2")
-    assert "n_bins must be between" in refused(*train, "--bins", "1")
+    assert "--steps must be positive" in refused(*train, "--steps", "0")
+    assert "--kl-weight must be between 0 and 1" in refused(*train, "--kl-weight", "2")
+    assert "--bins must be between" in refused(*train, "--bins", "1")
 
 
 def test_train_does_not_overwrite(refused, data, model):
@@ -251,7 +251,7 @@ def test_exchange_with_arguments_that_make_no_sense(refused, model, tmp_path):
         assert "positive number of kelvin" in refused(*exchange, option, "0")
     assert "must be below" in refused(*exchange, "--temperature-min", "700")
     assert "at least 2" in refused(*exchange, "--replicas", "1")
-    assert "n_iterations must be at least 1" in refused(*exchange, "--iterations", "0")
+    assert "--iterations must be at least 1" in refused(*exchange, "--iterations", "0")
     assert "no dynamics 'quantum'" in refused(*exchange, "--dynamics", "quantum")
     assert "ends in .nc" in refused("exchange", model, "-o", tmp_path / "exchange.h5")
     assert "no directory" in refused("exchange", model, "-q", "-o", tmp_path / "no" / "x.nc")

@@ -15,6 +15,7 @@ import pytest
 from openmm_bg import cli
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.io import load_samples, read_frames
+from openmm_bg.report.commands import sample_command
 
 SIZE = ("--steps", "30", "--layers", "2", "--hidden-features", "8", "--energy-features", "8")
 SAMPLING = (
@@ -63,6 +64,7 @@ def test_info_of_a_damaged_model(coarse_model, tmp_path, capsys):
 
 def test_a_model_knows_how_it_was_made(coarse_model):
     model = CoarseGrainedGenerator.load(coarse_model)
+    assert repr(model) == "<CoarseGrainedGenerator of alanine_dipeptide: LinearMap to 6 beads, 600 K>"
     assert model.record["map"]["atoms"] == "name N CA C"
     # The caps' atoms have these names, too: acetyl C, N, CA, C of alanine, and N and C of methylamide.
     assert model.coarse_map.anchors.tolist() == [4, 6, 8, 14, 16, 18]
@@ -149,7 +151,10 @@ def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_pa
     assert made.sum() > 20
     assert (beads(samples.positions) - beads(frames.positions[:40]))[made].abs().max() < 1e-5
     assert "along the chains of 20 walkers" in result.out
-    assert json.loads((tmp_path / "s.json").read_text())["record"]["beads"] == str(finished_data)
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert summary["record"]["beads"] == str(finished_data)
+    command = sample_command(tmp_path / "s.h5", {**summary, **summary["record"]})
+    assert command.split()[:5] == ["openmm-bg", "backmap", str(coarse_model), "--beads", str(finished_data)]
 
 
 @pytest.mark.parametrize(("options", "n"), [((), 400), (("-n", "59"), 40)])
@@ -258,7 +263,7 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
         (("--by-atom",), "(--by-atom) is for the map 'learned' only"),
         (("--map", "learned", "--beads", "30"), "more beads"),
         (("--map", "learned", "--beads", "2"), "at least three"),
-        (("--steps", "0"), "n_steps must be positive"),
+        (("--steps", "0"), "--steps must be positive"),
         (("--ratio", "0.9"), "ratio of the temperatures must be above 1"),
     ],
 )

@@ -165,7 +165,7 @@ def test_exact_samples_stay_exact(
     models: dict[str, Path], wells: Any, flow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = create(models[flow], wells.toy, tmp_path / "run.nc")
-    ends, acceptance = exchanged(sampler, wells.toy, 400, seed=1)
+    ends, acceptance = exchanged(sampler, wells.toy, 250, seed=1)
     assert 0.2 < acceptance < 0.98
     assert min(p_values(wells.toy, ends)) > 1e-3
 
@@ -173,7 +173,7 @@ def test_exact_samples_stay_exact(
         return current - proposed
 
     monkeypatch.setattr(Target, "log_ratios", staticmethod(backwards))
-    ends, _ = exchanged(sampler, wells.toy, 400, seed=1)
+    ends, _ = exchanged(sampler, wells.toy, 250, seed=1)
     assert min(p_values(wells.toy, ends)) < 1e-6
     sampler._reporter.close()
 

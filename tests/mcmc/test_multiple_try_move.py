@@ -75,7 +75,7 @@ def test_transition_probabilities_are_those_of_the_formula(
         total = w[1:].sum()
         expected = w / total * np.minimum(1.0, total / (total - w + w[0]))
         expected[0] = 1.0 - expected[1:].sum()
-    n = 20_000
+    n = 6_000
     target = Target(move.generator.flow, TEMPERATURE, None)
     counts = np.bincount([move._choose(target, log_w) for _ in range(n)], minlength=4)
     assert counts[3] == 0
@@ -113,7 +113,7 @@ def test_the_chance_to_stay_is_that_of_independent_weights(
     move.n_accepted = move.n_proposed = 0
     moved = []
     current = SamplerState(np.zeros((1, 3)) * unit.nanometer)
-    for _ in range(1500):
+    for _ in range(800):
         before = move.n_accepted
         move.apply(state, current, context_cache=precise)
         moved.append(move.n_accepted - before)
@@ -143,13 +143,13 @@ def test_recycled_averages_are_boltzmann_averages(
         mcmc.seed(4)
         move = MultipleTryMove(oscillator_models["real_nvp"], n_candidates=16)
         with WasteRecycling(functions) as recycled:
-            chain = run(move, state, precise, 600)
+            chain = run(move, state, precise, 400)
         run(move, state, precise, 1)  # not recorded any more
         return recycled, chain
 
     recycled, chain = recycle()
     for name, exact in expected.items():
-        assert len(recycled.series(name, TEMPERATURE)) == 600
+        assert len(recycled.series(name, TEMPERATURE)) == 400
         value, stderr = recycled.mean(name, TEMPERATURE * unit.kelvin)
         assert abs(value - exact) < 4 * stderr
         alone = chain_mean(functions[name](chain[:, None, :]))

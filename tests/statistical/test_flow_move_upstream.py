@@ -98,10 +98,10 @@ def upstream_expectation_test(move: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "flow", "place"),
     [
-        *(("flow", "gaussian", place) for place in PLACES),
-        ("flow", "steerable", "alone"),
-        ("latent", "steerable", "sequence"),
-        ("latent", "spline", "alone"),
+        ("flow", "gaussian", "alone"),
+        ("flow", "gaussian", "sequence"),
+        ("flow", "steerable", "weighted"),
+        ("latent", "steerable", "alone"),
         ("latent walk", "spline", "alone"),
     ],
 )
@@ -118,8 +118,6 @@ def test_upstream_expectations_with_our_move(
     [
         ("flow", "gaussian", leave_out_log_q),
         ("flow", "steerable", leave_out_momenta),
-        # Of the shell's flow, leaving it out would give the right mean by chance.
-        ("latent", "gaussian", leave_out_log_q),
         ("latent", "steerable", leave_out_momenta),
         ("latent walk", "spline", leave_out_log_q),
     ],
@@ -251,7 +249,7 @@ def reference_cache() -> cache.ContextCache:
 
 
 def chain_in_a_frame(
-    move: Move, context_cache: cache.ContextCache, n: int = 700
+    move: Move, context_cache: cache.ContextCache, n: int = 500
 ) -> tuple[np.ndarray, np.ndarray]:
     """Total and field energies [kJ/mol] of a chain that starts, and thereby stays, in the standard frame."""
     state = ThermodynamicState(triatomic(ANISOTROPIC), TEMPERATURE * unit.kelvin)
@@ -307,7 +305,7 @@ def test_a_lab_frame_field_is_not_sampled_with_the_energies_of_the_free_molecule
         "reduced_energies",
         lambda state, positions, context_cache: host.reduced_energies(free, positions, context_cache),
     )
-    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache, 300)
+    chains = chain_in_a_frame(MAKE[kind](triatomic_model), reference_cache, 200)
     assert max(errors(chains, expected_in_a_frame())) > 6
 
 
@@ -332,7 +330,7 @@ def whole_chain(model: Path, context_cache: cache.ContextCache) -> tuple[np.ndar
         ]
     )
     whole, shape = [], []
-    for _ in range(700):
+    for _ in range(450):
         moves.apply(state, current, context_cache=context_cache)
         whole.append(current.potential_energy.value_in_unit(unit.kilojoule_per_mole))
         along = np.diff(current.positions.value_in_unit(unit.nanometer), axis=0)
