@@ -7,9 +7,8 @@ OpenMM itself is imported only when a quantity is converted, so that flows and
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 BOLTZMANN_CONSTANT = 0.00831446261815324
 """Boltzmann's constant times Avogadro's number [kJ/mol/K] (2019 SI; equal to OpenMM's)."""
@@ -42,7 +41,7 @@ def kelvin(temperature: Any) -> float:
         value = float(_strip(temperature, "kelvin"))
     except (TypeError, ValueError) as error:
         raise InputError(f"A temperature must be a number of kelvin, not {temperature!r}.") from error
-    if not (np.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and value > 0):
         raise InputError(f"A temperature must be a positive number of kelvin, not {value:g}.")
     return value
 

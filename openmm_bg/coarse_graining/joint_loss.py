@@ -79,14 +79,16 @@ class JointLoss:
         settings = self.settings
         frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
         likelihood, force_error, deviation = self._of_data(frames)
-        center = deviation.mean()  # not detached: the energy's own constant must not drift
-        spread = own_spread = dispersion(deviation - center, settings.dispersion_range)
+        # Not detached: the energy's own constant must not drift. Softened is what is left without it: softened as
+        # a whole, deviations would all be alike once the constant is that of a clash.
+        center = deviation.mean()
+        spread = own_spread = dispersion(softened(deviation - center), settings.dispersion_range)
         if step >= settings.own_start * settings.n_steps:
             own = self._draw(settings.batch_size, pool, generator)
             if len(own.constant):  # at the very start, all may be outside the domain
                 log_p = self.flow.feature_log_prob(own.features, own.invariants)
                 deviation = self.deviation(own, self.energy(own.beads), log_p)
-                own_spread = dispersion(deviation - center, settings.dispersion_range)
+                own_spread = dispersion(softened(deviation - center), settings.dispersion_range)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
         loss = loss + 0.5 * weight * (spread + own_spread)
@@ -95,15 +97,14 @@ class JointLoss:
         return loss, {name: float(value.detach()) for name, value in figures.items()}
 
     def deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-        """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,); clashes grow as logarithms.
+        """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,).
 
         Args:
             frames: The configurations.
             energies: Their bead energies with shape=(n,).
             log_p: Log-densities of their features with shape=(n,).
         """
-        deviation = log_p - energies + (frames.constant - self._zero).to(log_p)
-        return softened(deviation)
+        return log_p - energies + (frames.constant - self._zero).to(log_p)
 
     def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
         """Return figures of networks on the frames that are held out."""
@@ -111,7 +112,8 @@ class JointLoss:
         with torch.no_grad():
             log_p = flow.feature_log_prob(frames.features, frames.invariants)
             deviation = self.deviation(frames, energy(frames.beads), log_p)
-        return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(deviation.std())}
+            spread = softened(deviation - deviation.mean()).std()
+        return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
 
     def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the negative log-likelihood, the force error and the deviations."""

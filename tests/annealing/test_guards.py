@@ -34,7 +34,7 @@ def test_collapse_is_undone(toy, hot, tmp_path, monkeypatch):
     """Steps that ruin the flow are taken back, and learning goes on, in smaller steps, as if they had not been."""
     # Several rounds between validations: the ruined flow tells its nonsense in two of them.
     settings = dataclasses.replace(
-        SMALL, averaging=0.5, n_steps=800, validation_interval=100, round_size=800, reuse=4.0
+        SMALL, averaging=0.5, n_steps=600, validation_interval=100, round_size=800, reuse=4.0
     )
     _ruined(monkeypatch, 210)
     annealer = Annealer(hot, tmp_path / "model", settings)

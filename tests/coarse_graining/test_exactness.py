@@ -45,7 +45,7 @@ SETTINGS = CoarseGrainingSettings(
     n_layers=4,
     hidden_features=32,
     energy_features=32,
-    sampling=BeadSamplingSettings(n_walkers=640, n_rungs=1, interval=5, burn_in=50, n_leapfrog=8),
+    sampling=BeadSamplingSettings(n_walkers=640, n_rungs=1, interval=5, burn_in=50, n_leapfrog=6),
     learning_rate=3e-3,
     averaging=0.98,
 )
@@ -105,7 +105,7 @@ def model(request, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samples(model):
-    return model.sample(640 * 40, seed=1)
+    return model.sample(640 * 30, seed=1)
 
 
 def test_the_molecule_is_what_quadrature_takes_it_for(data):

@@ -52,14 +52,14 @@ def test_steerable_flows_obey_the_law_and_others_do_not(coordinates, md_position
 def test_a_wrong_ratio_is_noticed(tmp_path_factory, move):
     test = balance.balance_tests()["double well"]
     model = balance.toy_model(tmp_path_factory.getbasetemp() / "balance", test, "tsf-affine")
-    exact = balance.judge_balance(test, model, move, n=30, n_seeds=2)
+    exact = balance.judge_balance(test, model, move, n=20, n_seeds=2)
     assert exact["moved"] > 0.3
     assert min(exact["pooled"].values()) > 1e-4
     assert exact["uniformity"].keys() == exact["pooled"].keys() == {
         "KS, x1", "chi-square, x1", "KS, x2", "chi-square, x2"
     }  # fmt: skip
     with balance.wrong_ratio(move):
-        wrong = balance.judge_balance(test, model, move, n=250, n_seeds=2)
+        wrong = balance.judge_balance(test, model, move, n=210, n_seeds=2)
     assert min(wrong["pooled"].values()) < 1e-6
 
 
