@@ -181,6 +181,7 @@ def test_all_frames_are_taken_and_as_many_of_each_walker(
 def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._STEPS", 20)
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURN_STEPS", 4)
+    monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURNS", 1)
     model = tmp_path / "model"
     small = [*SMALL, "--rounds", "0"]
     result = run("coarse-grain", finished_data, "-o", model, *small, *options)
