@@ -63,7 +63,7 @@ def test_bad_input(refused, model, data, tmp_path):
     assert "Annealing goes down" in refused("anneal", model, "-o", output, "-T", "600")
     assert "Annealing goes down" in refused("anneal", model, "-o", output, "-T", "700")
     assert "at least 2" in refused("anneal", model, "-o", output, "--temperatures", "1")
-    assert "lowest_share" in refused("anneal", model, "-o", output, "--lowest-share", "1")
+    assert "--lowest-share" in refused("anneal", model, "-o", output, "--lowest-share", "1")
     assert "no model in" in refused("anneal", data, "-o", output)
     assert "holds a finished model" in refused("anneal", model, "-o", model)
     assert "is no output of openmm-bg simulate" in refused("anneal", model, "-o", output, "--data", model)
