@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,6 +135,7 @@ class CoarseGrainedGenerator:
         seed: int = 0,
         sampling: BeadSamplingSettings | None = None,
         progress: bool = False,
+        on_frame: Callable[[BeadSampler], None] | None = None,
     ) -> Samples:
         """Draw configurations with weights.
 
@@ -143,6 +144,8 @@ class CoarseGrainedGenerator:
             seed: Same seed, same samples.
             sampling: How bead configurations are sampled.
             progress: Show a progress bar.
+            on_frame: Called with the sampler of the beads after each of its frames, as for the configurations that
+                it has at higher temperatures.
 
         Returns:
             Samples along the walkers' chains (`Samples.n_walkers`). Their log q is log rho(z) + log p_inv(x | z) -
@@ -160,6 +163,8 @@ class CoarseGrainedGenerator:
         all_beads, parts = [], []
         for _ in _tracked(n_frames, "sampling", progress):
             beads = sampler.frame()
+            if on_frame is not None:
+                on_frame(sampler)
             all_beads.append(beads)
             parts.append(self._backmapped(beads, generator))
         beads = torch.cat(all_beads)

@@ -15,7 +15,6 @@ import torch
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
-from openmm_bg.coarse_graining.bead_sampling import BeadSampler
 from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
@@ -104,6 +103,16 @@ def _kept_map(
     kept: dict[str, Any] = {}
     resume_from(output, identity, "training", lambda header, _: kept.update(header["map"]))
     return (map_from_config(kept["config"]), kept["record"]) if kept else None
+
+
+def _hot_beads(frames: list[torch.Tensor], n: int, seed: int) -> torch.Tensor:
+    """Return some bead configurations of the ladder's higher temperatures; none if there are no such.
+
+    They cross barriers, and so find what the model takes for rarer than it is: it would never be drawn at the
+    model's temperature, and no weight would tell.
+    """
+    beads = torch.cat(frames)
+    return beads[torch.randperm(len(beads), generator=torch.Generator().manual_seed(seed))[:n]]
 
 
 class _Trainer:
@@ -249,9 +258,10 @@ class _Trainer:
         """Draw samples, record how good they are, and keep their beads for the next round."""
         settings, model = self.settings, self.model()
         n, seed = settings.round_samples, settings.seed + 1000 * (self.rounds_done + 1)
-        samples = model.sample(n, seed=seed)
+        frames: list[torch.Tensor] = []
+        samples = model.sample(n, seed=seed, on_frame=lambda sampler: frames.append(sampler.hot()))
         table = consistency_table(samples, self.data)
-        hot = self._hot_beads(model, n, seed)
+        hot = _hot_beads(frames, n, seed)
         hot_dispersion = self._hot_dispersion(model, hot, samples)
         self.rounds.append(
             {
@@ -269,20 +279,6 @@ class _Trainer:
             }
         )
         self.pool = torch.cat([torch.from_numpy(samples.beads), hot]).to(self.start)
-
-    def _hot_beads(self, model: CoarseGrainedGenerator, n: int, seed: int) -> torch.Tensor:
-        """Return bead configurations of the ladder's higher temperatures, float64; none if there are no such.
-
-        They cross barriers, and so find what the model takes for rarer than it is: it would never be drawn at the
-        model's temperature, and no weight would tell.
-        """
-        sampler = BeadSampler(model.energy, self.start, model.sampling, seed=seed)
-        per_frame = len(sampler.hot())
-        parts = [self.start[:0].double()]
-        for _ in range(-(-n // per_frame) if per_frame else 0):
-            sampler.frame()
-            parts.append(sampler.hot())
-        return torch.cat(parts)[:n]
 
     def _hot_dispersion(self, model: CoarseGrainedGenerator, hot: torch.Tensor, samples: Samples) -> float:
         """Return the dispersion of the weights about the samples' median, of beads of higher temperatures."""
