@@ -19,7 +19,7 @@ from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
-from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion, softened
+from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.noisy_map import map_from_config
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_INTERVAL = 250
 _START = 512  # bead configurations that are kept with the model
+_NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that need not be learned
 
 
 def train_coarse_grained(
@@ -262,7 +263,8 @@ class _Trainer:
         samples = model.sample(n, seed=seed, on_frame=lambda sampler: frames.append(sampler.hot()))
         table = consistency_table(samples, self.data)
         hot = _hot_beads(frames, n, seed)
-        hot_dispersion = self._hot_dispersion(model, hot, samples)
+        excess = self._hot_excess(model, hot, samples)
+        hot_dispersion = self._hot_dispersion(excess)
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -278,18 +280,25 @@ class _Trainer:
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
-        self.pool = torch.cat([torch.from_numpy(samples.beads), hot]).to(self.start)
+        kept = hot[torch.from_numpy(excess > -_NEGLIGIBLE)]
+        self.pool = torch.cat([torch.from_numpy(samples.beads), kept]).to(self.start)
 
-    def _hot_dispersion(self, model: CoarseGrainedGenerator, hot: torch.Tensor, samples: Samples) -> float:
-        """Return the dispersion of the weights about the samples' median, of beads of higher temperatures."""
+    def _hot_excess(self, model: CoarseGrainedGenerator, hot: torch.Tensor, samples: Samples) -> np.ndarray:
+        """Return the log-weights of beads of higher temperatures, less the samples' median, with shape=(n,)."""
         if not len(hot):
-            return math.nan
+            return np.zeros(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReliabilityWarning)
             log_weights = model.backmap(hot, seed=self.settings.seed).log_weights
         usable = np.isfinite(samples.log_weights)
-        deviation = softened(torch.from_numpy(np.median(samples.log_weights[usable]) - log_weights))
-        return float(dispersion(deviation, self.settings.dispersion_range))
+        return log_weights - np.median(samples.log_weights[usable])
+
+    def _hot_dispersion(self, excess: np.ndarray) -> float:
+        """Return the dispersion of weights that are too large: the samples show those that are too small."""
+        if not len(excess):
+            return math.nan
+        missing = torch.from_numpy(-excess).clamp_max(0.0)
+        return float(dispersion(missing, self.settings.dispersion_range))
 
     def _settled(self) -> bool:
         """Tell whether the last round has changed nothing that could be seen."""

@@ -76,13 +76,20 @@ def test_dispersion_at_higher_temperatures(data, tmp_path, monkeypatch):
     trainer = _Trainer(data, model.coarse_map, tmp_path / "model", CoarseGrainingSettings(), None)
     samples = model.samples_of(data.positions[:100], seed=1)
     hot = torch.from_numpy(samples.beads)
-    before = trainer._hot_dispersion(model, hot, samples)
-    assert before > 1
+
+    def found(samples, hot=hot):
+        return trainer._hot_dispersion(trainer._hot_excess(model, hot, samples))
+
+    before = found(samples)
+    assert before > 0.5
     exact = model.energy.exact()
     monkeypatch.setattr(model.energy, "exact", lambda: lambda beads: exact(beads) + 50.0)
     shifted = model.samples_of(data.positions[:100], seed=1)
-    assert trainer._hot_dispersion(model, hot, shifted) == pytest.approx(before, rel=1e-6)
+    assert found(shifted) == pytest.approx(before, rel=1e-6)
     # Of beads that the energy takes for rarer than they are, weights are larger than those of the samples.
     monkeypatch.setattr(model.energy, "exact", lambda: lambda beads: exact(beads) + 100.0)
-    assert trainer._hot_dispersion(model, hot, shifted) > before + 100
-    assert np.isnan(trainer._hot_dispersion(model, hot[:0], samples))
+    assert found(shifted) > before + 100
+    assert np.isnan(found(samples, hot[:0]))
+    # What the energy takes for more frequent than it is, the samples show themselves.
+    monkeypatch.setattr(model.energy, "exact", lambda: lambda beads: exact(beads) - 100.0)
+    assert found(shifted) < before
