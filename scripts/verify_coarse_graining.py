@@ -67,11 +67,13 @@ def main() -> int:
     from openmm_bg.errors import InputError
     from openmm_bg.files import atomic_write_json
 
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows: list[dict[str, Any]] = []
     try:
         for part in arguments.part or PARTS:
             judged = alanine(arguments.work, MAPS[part]) if part in MAPS else chignolin(arguments.work)
             found = [{**row, "part": part} for row in judged]
+            # Read only now: other parts may have been measured meanwhile.
+            rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
             rows = [row for row in rows if row["part"] != part] + found
             atomic_write_json(RESULTS, rows)
     except InputError as error:

@@ -101,7 +101,7 @@ def upstream_expectation_test(move: Any) -> None:
         ("flow", "gaussian", "alone"),
         ("flow", "gaussian", "sequence"),
         ("flow", "steerable", "weighted"),
-        ("latent", "steerable", "alone"),
+        ("latent", "steerable", "sequence"),
         ("latent walk", "spline", "alone"),
     ],
 )
