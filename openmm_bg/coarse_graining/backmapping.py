@@ -117,7 +117,7 @@ class BackmappingFlow(ExactTwin):
             invariants = self.invariants(beads.double())
             return self.exact().feature_log_prob(features, invariants) + logabsdet
 
-    def draw(self, beads: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+    def draw(self, beads: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw a configuration of each bead configuration in the network's precision, without its density.
 
         Args:
@@ -125,12 +125,13 @@ class BackmappingFlow(ExactTwin):
             generator: Source of randomness.
 
         Returns:
-            Positions [nm] with shape=(batch, n_atoms, 3) in float64, NaN where a draw is outside the domain.
+            Positions [nm] with shape=(batch, n_atoms, 3) in float64, NaN where a draw is outside the domain, and
+            the features that were drawn, with shape=(batch, n_features).
         """
         with torch.no_grad():
             z = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype)
             features, _ = self.transform.inverse(z, self.invariants(beads.double()).to(self.dtype))
-            return self.coordinates.inverse(features.double(), beads)[0]
+            return self.coordinates.inverse(features.double(), beads)[0], features
 
     def sample(
         self, beads: torch.Tensor, *, generator: torch.Generator, frame: torch.Tensor | None = None
@@ -167,6 +168,7 @@ class BackmappingFlow(ExactTwin):
         """Return what is needed to rebuild the flow, as JSON; parameters and buffers are saved apart."""
         return {
             "n_beads": self.n_beads,
+            "volumes": self.invariants.others,
             "coordinates": self.coordinates.config(),
             "circular": torch.nonzero(self.coordinates.circular).flatten().tolist(),
             "settings": self._settings,
@@ -180,4 +182,4 @@ class BackmappingFlow(ExactTwin):
         own = config["coordinates"]
         coordinates = COORDINATES[own["kind"]].from_config(own)
         coordinates.circular[torch.as_tensor(config["circular"], dtype=torch.int64)] = True
-        return cls(coordinates, BeadInvariants(config["n_beads"]), **config["settings"])
+        return cls(coordinates, BeadInvariants(config["n_beads"], config["volumes"]), **config["settings"])

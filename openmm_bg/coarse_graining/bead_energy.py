@@ -109,12 +109,19 @@ class BeadEnergy(ExactTwin):
 
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the energy, as JSON; parameters and buffers are saved apart."""
-        return {"n_beads": self.n_beads, "temperature": self.temperature, "settings": self._settings}
+        return {
+            "n_beads": self.n_beads,
+            "volumes": self.invariants.others,
+            "temperature": self.temperature,
+            "settings": self._settings,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> BeadEnergy:
         """Rebuild the energy; its state is to be loaded afterwards."""
-        return cls(BeadInvariants(config["n_beads"]), config["temperature"], **config["settings"])
+        return cls(
+            BeadInvariants(config["n_beads"], config["volumes"]), config["temperature"], **config["settings"]
+        )
 
 
 class BeadPotential(Potential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -10,31 +11,43 @@ from torch import nn
 
 from openmm_bg.errors import InputError
 
+_NEIGHBOURS = 6  # of each bead, among which others that span a volume with it are looked for
+_CHIRAL = 2.0  # a volume keeps its sign if its mean is more than this many standard deviations
+
 
 class BeadInvariants(nn.Module):
-    """Distances of all pairs of beads, and the signed volumes that successive beads span, standardised by data.
+    """Distances of all pairs of beads, and the signed volumes that beads span, standardised by data.
 
     They do not change when a configuration is moved or turned, and its mirror image has other volumes. All
     are smooth wherever no two beads are in the same place, so that energies made of them have forces.
 
     Args:
         n_beads: The number of beads, at least three.
+        others: Which four beads span a volume, beside all successive ones, as `chiral_beads` finds them.
 
     Attributes:
-        n_invariants: Their number, n (n - 1) / 2 distances and n - 3 volumes.
+        n_invariants: Their number, n (n - 1) / 2 distances, n - 3 volumes of successive beads, and the others.
 
     Raises:
-        InputError: If there are fewer than three beads.
+        InputError: If there are fewer than three beads, or others are not four beads each.
     """
 
-    def __init__(self, n_beads: int) -> None:
+    def __init__(self, n_beads: int, others: Iterable[Iterable[int]] = ()) -> None:
         super().__init__()
         if n_beads < 3:
             raise InputError(f"Bead configurations need at least three beads, not {n_beads}.")
+        self.others = [[int(bead) for bead in four] for four in others]
+        for four in self.others:
+            if len(four) != 4 or len(set(four) & set(range(n_beads))) != 4:
+                raise InputError(f"A volume is of four of the {n_beads} beads, not of {four}.")
         pairs = torch.tensor(list(combinations(range(n_beads), 2)))
+        fours = [list(range(k, k + 4)) for k in range(n_beads - 3)] + self.others
         self.n_beads, self.n_distances = n_beads, len(pairs)
-        self.n_invariants = len(pairs) + n_beads - 3
+        self.n_invariants = len(pairs) + len(fours)
         self.register_buffer("_pairs", pairs.T.contiguous(), persistent=False)
+        self.register_buffer(
+            "_fours", torch.tensor(fours, dtype=torch.int64).reshape(-1, 4).T.contiguous(), persistent=False
+        )
         self.register_buffer("mean", torch.zeros(self.n_invariants, dtype=torch.float64))
         self.register_buffer("deviation", torch.ones(self.n_invariants, dtype=torch.float64))
         self.register_buffer("lowest", torch.full((self.n_invariants,), -torch.inf, dtype=torch.float64))
@@ -53,9 +66,7 @@ class BeadInvariants(nn.Module):
         """
         i, j = self._pairs
         distances = (beads[:, j] - beads[:, i]).square().sum(-1).clamp_min(1e-12).sqrt()
-        steps = beads[:, 1:] - beads[:, :-1]
-        normals = torch.linalg.cross(steps[:, :-2], steps[:, 1:-1], dim=-1)
-        return torch.cat([distances, (normals * steps[:, 2:]).sum(-1)], dim=1)
+        return torch.cat([distances, _volumes(beads, self._fours)], dim=1)
 
     def forward(self, beads: torch.Tensor) -> torch.Tensor:
         """Return standardised invariants with shape=(batch, n_invariants)."""
@@ -91,3 +102,40 @@ class BeadInvariants(nn.Module):
         """
         lowest, highest = self.lowest.to(standard), self.highest.to(standard)
         return (standard - highest).clamp_min(0.0) + (lowest - standard).clamp_min(0.0)
+
+
+def chiral_beads(beads: torch.Tensor) -> list[list[int]]:
+    """Find which four beads tell the molecule's handedness, wherever torsions are.
+
+    Distances alone hardly tell a residue from its mirror image, and neither do the volumes of successive beads,
+    whose signs change with torsions.
+
+    Args:
+        beads: Bead configurations [nm] with shape=(batch, n_beads, 3).
+
+    Returns:
+        For each bead, of all fours with its neighbours the one whose volume is surest of its sign, if it is one
+        that is sure; without those of successive beads.
+    """
+    n_beads = beads.shape[1]
+    i, j = torch.tensor(list(combinations(range(n_beads), 2))).T
+    distances = torch.zeros(n_beads, n_beads, dtype=beads.dtype)
+    distances[i, j] = distances[j, i] = (beads[:, j] - beads[:, i]).norm(dim=-1).mean(0)
+    chosen = []
+    for bead in range(n_beads):
+        near = distances[bead].argsort(stable=True)[1 : _NEIGHBOURS + 1].tolist()
+        fours = [sorted((bead, *three)) for three in combinations(near, 3)]
+        if not fours:
+            continue
+        volumes = _volumes(beads, torch.tensor(fours).T)
+        sureness = volumes.mean(0).abs() / volumes.std(0).clamp_min(1e-12)
+        best = int(sureness.argmax())
+        if sureness[best] > _CHIRAL and fours[best][3] - fours[best][0] > 3:
+            chosen.append(fours[best])
+    return sorted({tuple(four): four for four in chosen}.values())
+
+
+def _volumes(beads: torch.Tensor, fours: torch.Tensor) -> torch.Tensor:
+    """Return the volumes that four beads each span, with their sign [nm^3]; shape=(batch, fours.shape[1])."""
+    a, b, c, d = (beads[:, index] for index in fours)
+    return (torch.linalg.cross(b - a, c - b, dim=-1) * (d - c)).sum(-1)

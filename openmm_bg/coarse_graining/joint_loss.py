@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from openmm_bg.units import thermal_energy
 
 _CHUNK = 2048
 CLASH = 100.0  # kT
+_IMPOSSIBLE = 1e4  # kT, in the place of infinite energies
 
 
 class JointLoss:
@@ -79,16 +81,15 @@ class JointLoss:
         settings = self.settings
         frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
         likelihood, force_error, deviation = self._of_data(frames)
-        # Not detached: the energy's own constant must not drift. Softened is what is left without it: softened as
-        # a whole, deviations would all be alike once the constant is that of a clash.
+        # Not detached: the energy's own constant must not drift. Capped is what is left without it: capped as a
+        # whole, deviations would all be alike once the constant is that of a clash.
         center = deviation.mean()
-        spread = own_spread = dispersion(softened(deviation - center), settings.dispersion_range)
+        spread = own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
         if step >= settings.own_start * settings.n_steps:
             own = self._draw(settings.batch_size, pool, generator)
-            if len(own.constant):  # at the very start, all may be outside the domain
-                log_p = self.flow.feature_log_prob(own.features, own.invariants)
-                deviation = self.deviation(own, self.energy(own.beads), log_p)
-                own_spread = dispersion(softened(deviation - center), settings.dispersion_range)
+            log_p = self.flow.feature_log_prob(own.features, own.invariants)
+            deviation = self.deviation(own, self.energy(own.beads), log_p)
+            own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
         loss = loss + 0.5 * weight * (spread + own_spread)
@@ -104,7 +105,7 @@ class JointLoss:
             energies: Their bead energies with shape=(n,).
             log_p: Log-densities of their features with shape=(n,).
         """
-        return log_p - energies + (frames.constant - self._zero).to(log_p)
+        return log_p - energies + (frames.constant - self._zero).clamp_max(_IMPOSSIBLE).to(log_p)
 
     def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
         """Return figures of networks on the frames that are held out."""
@@ -112,7 +113,7 @@ class JointLoss:
         with torch.no_grad():
             log_p = flow.feature_log_prob(frames.features, frames.invariants)
             deviation = self.deviation(frames, energy(frames.beads), log_p)
-            spread = softened(deviation - deviation.mean()).std()
+            spread = capped(deviation - deviation.mean()).std()
         return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
 
     def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,12 +134,21 @@ class JointLoss:
             beads = torch.cat([beads[half:], pool[chosen].to(beads)])
         with torch.no_grad():
             beads = beads.double()
-            positions = self.flow.draw(beads, generator=generator)
+            positions, features = self.flow.draw(beads, generator=generator)
             reduced = self.potential.energy(positions).double() / self._kt
-            frames, _ = make_frames(
+            frames, kept = make_frames(
                 self.coarse_map, self.flow, positions, reduced, beads=beads, generator=generator
             )
-        return frames
+            lost = np.setdiff1d(np.arange(n), kept)
+            return Frames.joined([frames, self._lost(features[lost], beads[lost])])
+
+    def _lost(self, features: torch.Tensor, beads: torch.Tensor) -> Frames:
+        """Return draws outside the domain as frames of infinite energy, so that they become rarer."""
+        dtype = self.flow.dtype
+        constant = torch.full((len(beads),), torch.inf, dtype=torch.float64)
+        invariants = self.flow.invariants(beads).to(dtype)
+        unknown = torch.full_like(beads, torch.nan, dtype=dtype)
+        return Frames(features, beads.to(dtype), invariants, unknown, constant)
 
 
 def dispersion(deviation: torch.Tensor, bound: float) -> torch.Tensor:
@@ -146,8 +156,9 @@ def dispersion(deviation: torch.Tensor, bound: float) -> torch.Tensor:
     return 2.0 * functional.huber_loss(deviation, torch.zeros_like(deviation), delta=bound)
 
 
-def softened(deviation: torch.Tensor) -> torch.Tensor:
-    """Return deviations [kT] that grow as logarithms above that of a clash, which an infinite one is, too."""
-    deviation = deviation.nan_to_num(nan=CLASH, posinf=CLASH)
-    excess = (deviation - CLASH).clamp_min(0.0)
-    return torch.where(excess > 0, CLASH + torch.log1p(excess), deviation)
+def capped(deviation: torch.Tensor) -> torch.Tensor:
+    """Return deviations [kT] of at most that of a clash, with gradients as if they were not capped.
+
+    Clashes are pushed down like anything else that is far too dense, however bad they are.
+    """
+    return deviation + (deviation.clamp_max(CLASH) - deviation).detach()

@@ -40,9 +40,10 @@ class CoarseGrainingSettings:
         round_samples: Samples that the model draws in each round.
         round_steps: Optimiser steps in each round.
         round_learning_rate: The step size at the start of a round; it falls along a cosine.
-        tolerance: Rounds end when the effective sample size grows by less than this part of itself, the dispersion
-            at higher temperatures falls by less than this part, and the largest deviation of the observables by
-            less than one standard error; and Pareto k is below 0.7, without which these figures say nothing.
+        tolerance: Rounds end when the effective sample size changes by less than this part of itself, the
+            dispersion at higher temperatures falls by less than this part, and the largest deviation of the
+            observables by less than one standard error; and Pareto k is below 0.7, without which these figures
+            say nothing.
         n_layers: Coupling layers of the flow.
         n_bins: Bins of its splines.
         hidden_features: Width of its conditioners.

@@ -18,7 +18,7 @@ from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
-from openmm_bg.coarse_graining.invariants import BeadInvariants
+from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
 from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.noisy_map import map_from_config
@@ -150,7 +150,7 @@ class _Trainer:
         self.map_record, self.potential = map_record, potential
         self.positions = torch.as_tensor(np.asarray(data.positions, dtype=np.float64))
         beads = coarse_map.draw(self.positions, torch.Generator().manual_seed(settings.seed))
-        self.invariants = BeadInvariants(coarse_map.n_beads).fit(beads)
+        self.invariants = BeadInvariants(coarse_map.n_beads, chiral_beads(beads[:_START])).fit(beads)
         coordinates = coarse_map.coordinates(system.positions, system.bonds, system.masses)
         coordinates.fit(self.positions)
         self.flow = BackmappingFlow(coordinates, self.invariants, **settings.flow_settings())
@@ -311,7 +311,7 @@ class _Trainer:
         growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
         change = now["largest_deviation"] - before["largest_deviation"]
         level = not now["hot_dispersion"] < (1.0 - tolerance) * before["hot_dispersion"]
-        return growth < tolerance and change > -1.0 and level and now["pareto_k"] < 0.7
+        return abs(growth) < tolerance and change > -1.0 and level and now["pareto_k"] < 0.7
 
     # Checkpoints
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bead_examples import chains, invariants, rotation
 
-from openmm_bg.coarse_graining.invariants import BeadInvariants
+from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
 from openmm_bg.errors import InputError
 
 
@@ -153,3 +153,52 @@ def test_configurations_that_cannot_be_learned_from():
     for n_beads in (0, 2):
         with pytest.raises(InputError, match=f"at least three beads, not {n_beads}"):
             BeadInvariants(n_beads)
+
+
+def test_other_volumes_are_determinants_too_and_are_rebuilt():
+    beads, others = chains(20, 6), [[0, 1, 2, 5], [1, 2, 4, 5]]
+    found = BeadInvariants(6, others)
+    assert found.n_invariants == found.n_distances + 3 + 2
+    np.testing.assert_allclose(found.raw(beads)[:, :-2], invariants(beads), atol=1e-14)
+    steps = [np.diff(np.asarray(beads)[:, four], axis=1) for four in others]
+    expected = np.stack([np.linalg.det(one) for one in steps], axis=1)
+    np.testing.assert_allclose(found.raw(beads)[:, -2:], expected, atol=1e-14)
+    again = BeadInvariants(6, found.others)
+    again.load_state_dict(found.fit(beads).state_dict())
+    assert torch.equal(again(beads), found(beads))
+
+
+@pytest.mark.parametrize("others", [[[0, 1, 2]], [[0, 1, 2, 2]], [[0, 1, 2, 5]]])
+def test_volumes_are_of_four_beads_that_are_there(others):
+    with pytest.raises(InputError, match="four of the 5 beads"):
+        BeadInvariants(5, others)
+
+
+def star(n, *, hand=1.0, seed=0):
+    """Return a centre, four beads around it of one hand, and a tail whose torsion is free."""
+    rng = np.random.default_rng(seed)
+    corners = 0.15 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    around = np.stack([np.zeros(n), 0.14 * np.cos(angle), 0.14 * np.sin(angle)], axis=1)
+    direction = corners[3] / np.linalg.norm(corners[3])
+    frame = np.linalg.qr(np.stack([direction, [1.0, 0, 0], [0, 1.0, 0]], axis=1))[0]
+    tail = corners[3] * 2 + around @ frame.T
+    beads = np.concatenate([np.tile(corners[[0, 1]], (n, 1, 1)), np.zeros((n, 1, 3))], axis=1)
+    beads = np.concatenate([beads, np.tile(corners[[3]], (n, 1, 1)), tail[:, None]], axis=1)
+    beads = np.concatenate([beads, np.tile(corners[[2]], (n, 1, 1))], axis=1)
+    beads = beads + 0.01 * rng.normal(size=beads.shape)
+    return torch.as_tensor(beads * np.array([hand, 1.0, 1.0]))
+
+
+def test_beads_around_a_chiral_centre_are_found():
+    """By volumes that keep their sign, and have the other one of the mirror image."""
+    beads = star(300)
+    found = chiral_beads(beads)
+    assert found
+    volumes = BeadInvariants(6, found).raw(beads)[:, -len(found) :]
+    mirrored = BeadInvariants(6, found).raw(star(300, hand=-1.0, seed=1))[:, -len(found) :]
+    assert (volumes.sign() == volumes[0].sign()).all()
+    assert (mirrored.sign() == -volumes[0].sign()).all()
+    both = torch.cat([beads, star(300, hand=-1.0, seed=1)])
+    assert chiral_beads(both) == []  # control: of both hands, no volume is sure
+    assert chiral_beads(beads[:, :3]) == []

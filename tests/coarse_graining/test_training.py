@@ -86,6 +86,7 @@ def judged(**figures):
     [
         ({}, True),
         ({"effective_sample_size": 0.6}, False),
+        ({"effective_sample_size": 0.4}, False),
         ({"largest_deviation": 0.5}, False),
         ({"hot_dispersion": 0.5}, False),
         ({"hot_dispersion": math.nan}, True),  # of former versions: there are no higher temperatures
