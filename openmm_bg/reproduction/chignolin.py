@@ -16,7 +16,13 @@ from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.errors import InputError
 from openmm_bg.io import load_samples
 from openmm_bg.observables.names import Observable, observable
-from openmm_bg.reproduction.backmapping_quality import Quality, quality, with_median_geometry
+from openmm_bg.reproduction.backmapping_quality import (
+    Quality,
+    quality,
+    side_chain_torsions,
+    side_chain_variation,
+    with_median_geometry,
+)
 from openmm_bg.reproduction.coarse_graining import deviation_row, row
 from openmm_bg.samples import UNRELIABLE_PARETO_K, Samples
 from openmm_bg.systems import MolecularSystem, load
@@ -31,7 +37,8 @@ SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
 NATIVE_RMSD = 0.2
 """Configurations whose backbone is within this distance [nm] of the native one are in the native basin."""
 
-_DRAWS = 4  # of each frame whose beads are given to the flow
+_N_GIVEN = 10_000  # frames, whose beads are given to the flow
+_DRAWS = 4  # of each of them
 _EFFECTIVE = 100  # samples, of which averages over the native basin have errors that mean something
 _SIGMA = 3.5
 _FREE, _VARIATION, _SHIFT = 0.99, 0.05, 3.0
@@ -81,27 +88,58 @@ def rows(output: Path, tables: Path | None = None) -> Iterator[dict[str, Any]]:
 def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Iterator[dict[str, Any]]:
     """Judge the configurations that a model makes of the beads of molecular dynamics, without any weights.
 
-    The frames are those that were held out when the model was trained. Beside each figure is that of bonds and
-    angles at the medians of the data.
+    Beside each figure is that of bonds and angles at the medians of the data, and that of the frames alone that
+    were held out when the model was trained. These are the last of each walker, and far fewer: how much side
+    chains of the dynamics itself differ there from the frames before is given too.
     """
+    import mdtraj
+
     fraction = model.record["settings"]["validation_fraction"]
-    held_out = slice(int(len(data.positions) * (1 - fraction)), None)
-    reference, energies = data.positions[held_out], data.energies[held_out]
+    first = int(len(data.positions) * (1 - fraction))
+    thinned = np.linspace(0, len(data.positions) - 1, min(_N_GIVEN, len(data.positions))).round().astype(int)
+    ours, published = _qualities(model, data, thinned)
+    held_out, _ = _qualities(model, data, np.arange(first, len(data.positions)))
+    torsions = side_chain_torsions(mdtraj.Topology.from_openmm(data.system.topology))
+    drift = side_chain_variation(data.positions[first:], data.positions[:first], torsions)
+    for found in quality_rows(ours, published, held_out):
+        drifts = "side chain" in found["line"] and drift
+        yield found | (
+            {"held_out_reference": max(drift.values()), "held_out_references": drift} if drifts else {}
+        )
+
+
+def _qualities(
+    model: CoarseGrainedGenerator, data: TrainingData, chosen: np.ndarray
+) -> tuple[Quality, Quality | None]:
+    """Return the quality of draws of the beads of some frames, and of the same with median bonds and angles."""
+    reference, energies = data.positions[chosen], data.energies[chosen]
     drawn = model.samples_of(np.repeat(reference, _DRAWS, axis=0), seed=1)
     ours = quality(data.system, drawn.positions, drawn.energies, reference, energies)
-    published = None
-    if isinstance(model.flow.coordinates, FibreCoordinates):
-        frozen = with_median_geometry(model.flow.coordinates, model.coarse_map, drawn.positions, reference)
-        frozen_energies = _energies(model, frozen)
-        published = quality(data.system, frozen, frozen_energies, reference, energies)
-    yield from quality_rows(ours, published)
+    if not isinstance(model.flow.coordinates, FibreCoordinates):
+        return ours, None
+    frozen = with_median_geometry(model.flow.coordinates, model.coarse_map, drawn.positions, reference)
+    return ours, quality(data.system, frozen, _energies(model, frozen), reference, energies)
 
 
-def quality_rows(ours: Quality, published: Quality | None) -> Iterator[dict[str, Any]]:
-    """Judge a `Quality`; beside each figure is that of another way to put atoms back."""
+def quality_rows(
+    ours: Quality,
+    published: Quality | None,
+    held_out: Quality | None = None,
+    drift: dict[str, float] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Judge a `Quality`, with others beside it.
+
+    Args:
+        ours: Of the beads of the reference.
+        published: The same with median bonds and angles.
+        held_out: Of beads of frames that the model has never seen.
+        drift: The total variation of side chains between those frames and the others.
+    """
 
     def beside(figure: Any) -> dict[str, Any]:
-        return {"n": ours.n, "median_bonds_and_angles": None if published is None else figure(published)}
+        others = {"median_bonds_and_angles": published, "held_out_frames": held_out}
+        figures = {name: None if other is None else figure(other) for name, other in others.items()}
+        return {"n": ours.n, **figures}
 
     name = "chignolin, beads of the reference"
     yield row(
@@ -136,6 +174,7 @@ def quality_rows(ours: Quality, published: Quality | None) -> Iterator[dict[str,
         variation <= _VARIATION,
         torsion=worst,
         all=ours.side_chains,
+        held_out_from_other_frames=drift,
         **beside(lambda q: q.side_chains),
     )
     shift = ours.energy_shift

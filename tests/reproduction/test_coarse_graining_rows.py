@@ -107,9 +107,11 @@ def good_quality(**changes):
     ],
 )
 def test_each_fault_of_backmapped_configurations_is_seen(fault):
-    found = list(quality_rows(good_quality(**fault), good_quality(median_energy=50.0)))
+    others = good_quality(median_energy=50.0), good_quality(median_energy=-95.0)
+    found = list(quality_rows(good_quality(**fault), *others))
     assert [one["holds"] for one in found].count(False) == len(fault)
     assert found[-1]["median_bonds_and_angles"] == pytest.approx(30.0)
+    assert found[-1]["held_out_frames"] == pytest.approx(1.0)
 
 
 class _Drawn(NamedTuple):
