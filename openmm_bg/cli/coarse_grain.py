@@ -102,10 +102,15 @@ def coarse_grain(
     check_output(output)
     model = train_coarse_grained(load_data(data), choice, output, settings, progress=not quiet)
     coarse_map = model.coarse_map
-    last = model.record["rounds"][-1]
+    rounds = model.record["rounds"]
+    last = rounds[model.record["kept_round"]]
     rows = [
         ("beads", f"{coarse_map.n_beads}", f"of {coarse_map.n_atoms} atoms"),
-        ("rounds", f"{last['round']}", f"{model.record['training']['n_steps']} steps in all"),
+        (
+            "round",
+            f"{last['round']}",
+            f"the best of 0 to {rounds[-1]['round']}; {model.record['training']['n_steps']} steps in all",
+        ),
         ("ESS", f"{last['effective_sample_size']:.2%}", f"of {last['n_samples']} samples"),
         ("Pareto k", f"{last['pareto_k']:.2f}", "averages are reliable up to 0.7, good below 0.5"),
         (

@@ -219,4 +219,4 @@ def _chain_mean(values: np.ndarray, n_walkers: int) -> Estimate:
 
 
 def _name(atom: Any) -> str:
-    return f"{atom.residue.name}{atom.residue.index + 1}-{atom.name}"
+    return f"{atom.residue.name}{atom.residue.id}-{atom.name}"

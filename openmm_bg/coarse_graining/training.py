@@ -26,6 +26,7 @@ from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import json_text, provenance
 from openmm_bg.model_files import CHECKPOINT
+from openmm_bg.samples import UNRELIABLE_PARETO_K
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
 
@@ -116,6 +117,21 @@ def _hot_beads(frames: list[torch.Tensor], n: int, seed: int) -> torch.Tensor:
     return beads[torch.randperm(len(beads), generator=torch.Generator().manual_seed(seed))[:n]]
 
 
+def _figure(one: dict[str, Any], name: str) -> float:
+    """Return a figure of a round; infinite ones are words in a checkpoint."""
+    return float(one.get(name, 0.0))  # without higher temperatures there is no dispersion of theirs
+
+
+def _merit(one: dict[str, Any]) -> tuple[bool, float]:
+    """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
+
+    That is the logarithm of the effective sample size, less the dispersion at higher temperatures, which would cost
+    as many samples as that of the weights does, if there were any there.
+    """
+    worth = math.log(max(_figure(one, "effective_sample_size"), 1e-12)) - _figure(one, "hot_dispersion")
+    return _figure(one, "pareto_k") < UNRELIABLE_PARETO_K, worth
+
+
 class _Trainer:
     """A training: networks, optimiser, the bead configurations of the last round, and the log."""
 
@@ -150,13 +166,15 @@ class _Trainer:
         self.map_record, self.potential = map_record, potential
         self.positions = torch.as_tensor(np.asarray(data.positions, dtype=np.float64))
         beads = coarse_map.draw(self.positions, torch.Generator().manual_seed(settings.seed))
-        self.invariants = BeadInvariants(coarse_map.n_beads, chiral_beads(beads[:_START])).fit(beads)
+        # At random: frames are interleaved by walker, and a stride may take those of some walkers alone.
+        chosen = torch.randperm(len(beads), generator=torch.Generator().manual_seed(settings.seed))
+        self.start = beads[chosen[:_START]].clone()
+        self.invariants = BeadInvariants(coarse_map.n_beads, chiral_beads(self.start)).fit(beads)
         coordinates = coarse_map.coordinates(system.positions, system.bonds, system.masses)
         coordinates.fit(self.positions)
         self.flow = BackmappingFlow(coordinates, self.invariants, **settings.flow_settings())
         self.energy = BeadEnergy(self.invariants, data.temperature, **settings.energy_settings())
         self.energy.fit_prior(beads)
-        self.start = beads[:: max(1, len(beads) // _START)][:_START].clone()
         self.flow.set_dtype(torch.float32)
         self.energy.set_dtype(torch.float32)
         self.parameters = [*self.flow.transform.parameters(), *self.energy.network.parameters()]
@@ -167,6 +185,8 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
+        self.kept = 0  # the best round
+        self.best = [mean.clone() for mean in self.average]  # its parameters
 
     # The run
 
@@ -261,25 +281,28 @@ class _Trainer:
         n, seed = settings.round_samples, settings.seed + 1000 * (self.rounds_done + 1)
         frames: list[torch.Tensor] = []
         samples = model.sample(n, seed=seed, on_frame=lambda sampler: frames.append(sampler.hot()))
-        table = consistency_table(samples, self.data)
         hot = _hot_beads(frames, n, seed)
         excess = self._hot_excess(model, hot, samples)
         hot_dispersion = self._hot_dispersion(excess)
+        some = bool(np.isfinite(samples.log_weights).any())
+        table = consistency_table(samples, self.data) if some else []
         self.rounds.append(
             {
                 "round": self.rounds_done,
                 "step": self.step,
                 "n_samples": len(samples),
-                "effective_sample_size": samples.ess(),
-                "pareto_k": samples.pareto_k(),
+                "effective_sample_size": samples.ess() if some else 0.0,
+                "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,
                 "bead_acceptance": samples.record["bead_acceptance"],
                 "bead_timestep": samples.record["bead_timestep"],
-                "largest_deviation": largest_deviation(table),
+                "largest_deviation": largest_deviation(table) if some else math.inf,
                 **({} if math.isnan(hot_dispersion) else {"hot_dispersion": hot_dispersion}),
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
+        if len(self.rounds) == 1 or _merit(self.rounds[-1]) > _merit(self.rounds[self.kept]):
+            self.kept, self.best = len(self.rounds) - 1, [mean.clone() for mean in self.average]
         kept = hot[torch.from_numpy(excess > -_NEGLIGIBLE)]
         self.pool = torch.cat([torch.from_numpy(samples.beads), kept]).to(self.start)
 
@@ -291,7 +314,7 @@ class _Trainer:
             warnings.simplefilter("ignore", ReliabilityWarning)
             log_weights = model.backmap(hot, seed=self.settings.seed).log_weights
         usable = np.isfinite(samples.log_weights)
-        return log_weights - np.median(samples.log_weights[usable])
+        return log_weights - np.median(samples.log_weights[usable]) if usable.any() else np.zeros(len(hot))
 
     def _hot_dispersion(self, excess: np.ndarray) -> float:
         """Return the dispersion of weights that are too large: the samples show those that are too small."""
@@ -301,17 +324,12 @@ class _Trainer:
         return float(dispersion(missing, self.settings.dispersion_range))
 
     def _settled(self) -> bool:
-        """Tell whether the last round has changed nothing that could be seen."""
+        """Tell whether the last round has made nothing better that could be seen."""
         if len(self.rounds) < 2:
             return False
-        # In a checkpoint, infinite numbers are words. There is no dispersion without higher temperatures.
-        names = ("effective_sample_size", "largest_deviation", "hot_dispersion", "pareto_k")
-        before, now = ({name: float(one.get(name, math.nan)) for name in names} for one in self.rounds[-2:])
-        tolerance = self.settings.tolerance
-        growth = now["effective_sample_size"] / max(before["effective_sample_size"], 1e-12) - 1.0
-        change = now["largest_deviation"] - before["largest_deviation"]
-        level = not now["hot_dispersion"] < (1.0 - tolerance) * before["hot_dispersion"]
-        return abs(growth) < tolerance and change > -1.0 and level and now["pareto_k"] < 0.7
+        (_, before), (trusted, now) = (_merit(one) for one in self.rounds[-2:])
+        change = _figure(self.rounds[-1], "largest_deviation") - _figure(self.rounds[-2], "largest_deviation")
+        return trusted and now < before + self.settings.tolerance and change > -1.0
 
     # Checkpoints
 
@@ -320,6 +338,7 @@ class _Trainer:
         state = self.optimiser.state_dict()["state"]
         tensors = prefixed("parameter.", {str(k): p.detach() for k, p in enumerate(self.parameters)})
         tensors |= prefixed("average.", {str(k): p for k, p in enumerate(self.average)})
+        tensors |= prefixed("best.", {str(k): p for k, p in enumerate(self.best)})
         for k, entry in state.items():
             tensors |= prefixed(f"optimiser.{k}.", entry)
         if self.pool is not None:
@@ -334,6 +353,7 @@ class _Trainer:
             "n_evaluations": self._n_evaluations(),
             "log": self.log,
             "rounds": self.rounds,
+            "kept_round": self.kept,
         }
         write_checkpoint(self.output / CHECKPOINT, tensors, json.loads(json_text(header)))
         if self.log:
@@ -350,6 +370,7 @@ class _Trainer:
             for k, (parameter, mean) in enumerate(zip(self.parameters, self.average, strict=True)):
                 parameter.copy_(tensors[f"parameter.{k}"])
                 mean.copy_(tensors[f"average.{k}"])
+        self.best = [tensors[f"best.{k}"] for k in range(len(self.average))]
         state = self.optimiser.state_dict()
         for k in range(len(self.parameters)):
             if own := part(tensors, f"optimiser.{k}."):
@@ -359,12 +380,13 @@ class _Trainer:
         self.step, self.rounds_done = header["step"], header["rounds_done"]
         self.in_round, self.log, self.rounds = header["in_round"], header["log"], header["rounds"]
         self._evaluations_before = header["n_evaluations"]
-        self.pool = tensors.get("pool")
+        self.pool, self.kept = tensors.get("pool"), header["kept_round"]
 
     def finish(self) -> CoarseGrainedGenerator:
-        """Save the model and remove the checkpoint."""
+        """Save the model of the best round and remove the checkpoint."""
+        self.average = self.best
         model = self.model()
-        timestep = self.rounds[-1]["bead_timestep"]
+        timestep = self.rounds[self.kept]["bead_timestep"]
         model.sampling = dataclasses.replace(model.sampling, timestep=timestep)
         model.record = provenance(
             seed=self.settings.seed,
@@ -372,6 +394,7 @@ class _Trainer:
             data=self.data.record,
             map=self.map_record,
             rounds=self.rounds,
+            kept_round=self.kept,
             training={"n_steps": self.step, "n_energy_evaluations": self._n_evaluations()},
         )
         model.save(self.output)

@@ -42,8 +42,8 @@ def coarse_grained_section(model: Path, name: str, ending: str) -> Section:
             Table(f"The model: {heading}", ("figure", "value", "meaning"), facts[heading])
             for heading in _HEADINGS
         ]
-        if rounds := read_any_header(model)["record"]["rounds"]:
-            section.tables += _round_tables(rounds)
+        if rounds := (record := read_any_header(model)["record"])["rounds"]:
+            section.tables += _round_tables(rounds, record["kept_round"])
     else:
         section.warnings.append(f"The training in {name} is not finished: the same command continues it.")
     if log := read_log(model):
@@ -56,11 +56,11 @@ def coarse_grained_section(model: Path, name: str, ending: str) -> Section:
 
 
 def coarse_grained_figure(model: Path) -> KeyFigure | None:
-    """Return the number that a report starts with: what the draws of the last round were worth, or None."""
-    rounds = read_any_header(model)["record"]["rounds"] if is_finished(model) else []
-    if not rounds:
+    """Return the number that a report starts with: what the draws of the best round were worth, or None."""
+    record = read_any_header(model)["record"] if is_finished(model) else {}
+    if not record.get("rounds"):
         return None
-    last = rounds[-1]
+    last = record["rounds"][record["kept_round"]]
     return KeyFigure(
         "ESS after training",
         f"{last['effective_sample_size']:.1%}",
@@ -69,7 +69,7 @@ def coarse_grained_figure(model: Path) -> KeyFigure | None:
     )
 
 
-def _round_tables(rounds: list[dict[str, Any]]) -> list[Table]:
+def _round_tables(rounds: list[dict[str, Any]], kept: int) -> list[Table]:
     lines = [
         (
             str(one["round"]),
@@ -86,8 +86,8 @@ def _round_tables(rounds: list[dict[str, Any]]) -> list[Table]:
     header = ("round", "after step", "draws", "ESS", "Pareto k", "hybrid Monte Carlo accepted")
     header += ("dispersion at higher temperatures", "largest deviation (standard errors)")
     return [
-        Table("Rounds: beads sampled, backmapped, weighted", header, lines),
-        _observables(rounds[-1]["table"]),
+        Table(f"Rounds: beads sampled, backmapped, weighted; round {kept} is kept", header, lines),
+        _observables(rounds[kept]["table"]),
     ]
 
 

@@ -109,7 +109,7 @@ def test_report_of_a_model_with_its_samples(run, coarse_model, tmp_path):
     headings = re.findall("<h2>([^<]*)</h2>", page)
     assert {"Coarse-grained model", "Weights", "Potential energies", "Provenance"} <= set(headings)
     header = json.loads((coarse_model / "model.json").read_text())
-    last = header["record"]["rounds"][-1]
+    last = header["record"]["rounds"][header["record"]["kept_round"]]
     for text in (
         f"{last['effective_sample_size']:.2%}",  # in the table of rounds
         f"{last['effective_sample_size']:.1%}",  # on top

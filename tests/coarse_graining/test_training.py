@@ -17,6 +17,7 @@ from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.coarse_graining.training import train_coarse_grained
 from openmm_bg.errors import InputError
 from openmm_bg.files import json_text
+from openmm_bg.training.checkpoint import read_checkpoint
 
 SETTINGS = CoarseGrainingSettings(
     n_steps=4,
@@ -86,16 +87,17 @@ def judged(**figures):
     [
         ({}, True),
         ({"effective_sample_size": 0.6}, False),
-        ({"effective_sample_size": 0.4}, False),
+        ({"effective_sample_size": 0.4}, True),  # the round before is kept
         ({"largest_deviation": 0.5}, False),
         ({"hot_dispersion": 0.5}, False),
-        ({"hot_dispersion": math.nan}, True),  # of former versions: there are no higher temperatures
+        ({"hot_dispersion": 1.5}, True),
         ({"pareto_k": 0.8}, False),
         ({"pareto_k": math.inf}, False),
         ({"pareto_k": -math.inf}, True),
+        ({"effective_sample_size": 0.0, "pareto_k": math.inf, "largest_deviation": math.inf}, False),
     ],
 )
-def test_rounds_end_when_nothing_moves_and_weights_can_be_trusted(
+def test_rounds_end_when_nothing_gets_better_and_weights_can_be_trusted(
     data, coarse_map, tmp_path, figures, settled
 ):
     trainer = training._Trainer(data, coarse_map, tmp_path / "m", SETTINGS, None)
@@ -103,6 +105,64 @@ def test_rounds_end_when_nothing_moves_and_weights_can_be_trusted(
     assert not trainer._settled()
     trainer.rounds.append(judged(**figures))
     assert trainer._settled() == settled
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ({}, {}, 0),
+        ({}, {"effective_sample_size": 0.6}, 1),
+        ({}, {"effective_sample_size": 0.6, "hot_dispersion": 1.5}, 0),  # what is not drawn counts, too
+        ({}, {"effective_sample_size": 0.4, "hot_dispersion": 0.1}, 1),
+        ({}, {"effective_sample_size": 0.9, "pareto_k": 0.8}, 0),
+        ({"pareto_k": 0.8}, {"effective_sample_size": 0.1}, 1),
+    ],
+)
+def test_the_best_round_is_kept(data, coarse_map, tmp_path, monkeypatch, first, second, kept):
+    """Also if the training was killed between."""
+    found, average = [judged(**first), judged(**second)], []
+    judge = training._Trainer._judge
+
+    def replaced(trainer):
+        judge(trainer)
+        trainer.rounds[-1] |= found[len(trainer.rounds) - 1]
+
+    before = training._merit
+    monkeypatch.setattr(training, "_merit", lambda one: before(found[one["round"]]))
+    monkeypatch.setattr(training._Trainer, "_judge", replaced)
+    with pytest.raises(KeyboardInterrupt):
+        train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS, on_checkpoint=stopped_after(3))
+    _, tensors = read_checkpoint(tmp_path / "m" / "checkpoint.safetensors")
+    average.append(tensors["best.0"])
+    model = train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS)
+    assert model.record["kept_round"] == kept
+    parameter = next(iter(model.flow.transform.parameters()))
+    assert torch.equal(parameter, average[0]) == (kept == 0)
+
+
+def test_a_round_without_any_weight_is_recorded_and_training_goes_on(data, coarse_map, tmp_path, monkeypatch):
+    sample = training.CoarseGrainedGenerator.sample
+
+    def without(self, *args, **how):
+        found = sample(self, *args, **how)
+        found.log_q[:] = np.nan
+        return found
+
+    monkeypatch.setattr(training.CoarseGrainedGenerator, "sample", without)
+    model = train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS)
+    rounds = model.record["rounds"]
+    assert [one["effective_sample_size"] for one in rounds] == [0.0, 0.0]
+    assert model.record["kept_round"] == 0
+
+
+def test_sampling_begins_at_configurations_of_all_walkers(coarse_map, tmp_path):
+    """Frames are interleaved: every second is of another walker, which a stride may miss."""
+    data = chain_data(5, 2048)
+    data.positions[1::2] += np.array([10.0, 0.0, 0.0], dtype=data.positions.dtype)
+    trainer = training._Trainer(data, coarse_map, tmp_path / "m", SETTINGS, None)
+    there = (trainer.start[:, 0, 0] > 5.0).double().mean()
+    assert len(trainer.start) == 512
+    assert 0.4 < there < 0.6
 
 
 def test_energies_of_all_attempts_are_counted(data, coarse_map, tmp_path):
