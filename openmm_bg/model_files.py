@@ -27,7 +27,7 @@ GENERATOR, COARSE_GRAINED = "BoltzmannGenerator", "CoarseGrainedGenerator"
 
 _ENTRIES = {
     GENERATOR: {"flow", "sha256", "record", "temperature_range", "system_hash"},
-    COARSE_GRAINED: {"flow", "energy", "map", "sha256", "record", "system_hash"},
+    COARSE_GRAINED: {"flow", "energy", "map", "sampling", "system", "sha256", "record", "system_hash"},
 }
 
 Content = bytes | Callable[[Path], None]

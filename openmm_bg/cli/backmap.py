@@ -23,7 +23,10 @@ def backmap(
     number: Annotated[
         int | None,
         typer.Option(
-            "--number", "-n", help="How many samples; default: 51200, or one for each frame of --beads."
+            "--number",
+            "-n",
+            help="How many samples, as many of each walker at least; default: 51200, or one for each frame of "
+            "--beads.",
         ),
     ] = None,
     beads: Annotated[
@@ -70,13 +73,17 @@ def backmap(
     else:
         frames = _frames_of(beads, generator.system)
         n = _whole_chains(frames, number)
-        samples = generator.samples_of(frames.positions[:n], seed=seed, n_walkers=frames.n_walkers)
+        samples = generator.samples_of(
+            frames.positions[:n], seed=seed, n_walkers=frames.n_walkers, progress=not quiet
+        )
         source = {"beads": str(beads)}
     samples.record |= provenance(seed=seed, model=str(model), **source)
     samples.ess()  # nothing is written if no sample has a weight
     summary = save_samples(samples, output)
     n_lost = summary["n_out_of_domain"] + summary["n_nonfinite"]
-    walkers = f"along the chains of {samples.n_walkers} walkers" if samples.n_walkers > 1 else "independent"
+    walkers = f"along the chains of {samples.n_walkers} walkers"
+    if samples.n_walkers == 1:
+        walkers = "of one chain: their errors are those of independent frames, and too small if these are not"
     print_summary(
         [
             ("draws", f"{len(samples)}", walkers),

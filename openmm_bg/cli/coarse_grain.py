@@ -92,6 +92,7 @@ def coarse_grain(
     from openmm_bg.coarse_graining.choices import MapChoice
     from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
     from openmm_bg.coarse_graining.training import train_coarse_grained
+    from openmm_bg.samples import UNRELIABLE_PARETO_K
     from openmm_bg.training import load_data
     from openmm_bg.training.checkpoint import check_output
 
@@ -104,6 +105,7 @@ def coarse_grain(
     coarse_map = model.coarse_map
     rounds = model.record["rounds"]
     last = rounds[model.record["kept_round"]]
+    k, deviation = float(last["pareto_k"]), float(last["largest_deviation"])  # infinite ones may be words
     rows = [
         ("beads", f"{coarse_map.n_beads}", f"of {coarse_map.n_atoms} atoms"),
         (
@@ -112,10 +114,10 @@ def coarse_grain(
             f"the best of 0 to {rounds[-1]['round']}; {model.record['training']['n_steps']} steps in all",
         ),
         ("ESS", f"{last['effective_sample_size']:.2%}", f"of {last['n_samples']} samples"),
-        ("Pareto k", f"{last['pareto_k']:.2f}", "averages are reliable up to 0.7, good below 0.5"),
+        ("Pareto k", f"{k:.2f}", "averages are reliable up to 0.7, good below 0.5"),
         (
             "largest deviation",
-            f"{last['largest_deviation']:.1f}",
+            f"{deviation:.1f}",
             f"standard errors, of {len(last['table'])} averages from those of the data",
         ),
         (
@@ -125,4 +127,9 @@ def coarse_grain(
         ),
     ]
     print_summary(rows, title=f"coarse-grained model at {model.temperature:g} K: {output}")
+    if k > UNRELIABLE_PARETO_K:
+        say(
+            f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. Train longer (--steps), with "
+            "more data, or with other beads."
+        )
     say(f"Weighted samples: openmm-bg backmap {output} -o samples.h5")

@@ -24,7 +24,7 @@ class BeadSamplingSettings:
     """Settings of hybrid Monte Carlo with parallel tempering on the bead energy.
 
     Args:
-        n_walkers: Independent ladders of temperatures, whose averages are independent.
+        n_walkers: Independent ladders of temperatures, at least 2, from whose averages standard errors come.
         n_rungs: Temperatures of each ladder; the lowest is that of the energy.
         ratio: Of each temperature to the next.
         n_leapfrog: Time steps of a trajectory.
@@ -49,6 +49,8 @@ class BeadSamplingSettings:
         require_positive(
             self, ("n_walkers", "n_rungs", "n_leapfrog", "timestep", "interval", "burn_in", "ratio")
         )
+        if self.n_walkers < 2:
+            raise InputError("There must be at least 2 walkers: standard errors come from their scatter.")
         if not self.ratio > 1:
             raise InputError(f"The ratio of the temperatures must be above 1, not {self.ratio}.")
 

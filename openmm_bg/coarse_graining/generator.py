@@ -13,8 +13,8 @@ import torch
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSampler, BeadSamplingSettings
-from openmm_bg.coarse_graining.maps import CoarseGrainedMap
-from openmm_bg.coarse_graining.noisy_map import map_from_config
+from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap
+from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.model_files import (
     COARSE_GRAINED,
@@ -32,11 +32,13 @@ from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
 from openmm_bg.tensors import positions_tensor
+from openmm_bg.transforms import FibreCoordinates
 from openmm_bg.units import thermal_energy
 
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
 
+_CHUNK = 2048  # bead configurations that are backmapped at once
 _FAR = 3.0  # standard deviations of an invariant beyond the range of the training data
 
 
@@ -101,6 +103,10 @@ class CoarseGrainedGenerator:
         for what, sizes in (("atoms", atoms), ("beads", beads)):
             if len({size for size in sizes.values() if size is not None}) > 1:
                 raise InputError(f"The parts of the model have different numbers of {what}: {sizes}.")
+        if not _is_of(flow, coarse_map):
+            raise InputError(
+                "The flow is of another map than the model's; build it from the map's coordinates."
+            )
         self.coarse_map, self.energy, self.flow = coarse_map, energy, flow
         self.start, self.potential, self.system = start, potential, system
         self.sampling = sampling or BeadSamplingSettings()
@@ -154,12 +160,12 @@ class CoarseGrainedGenerator:
         Raises:
             InputError: If there is no potential, or n is not positive.
         """
-        if n < 1:
-            raise InputError(f"The number of samples must be at least 1, not {n}.")
+        if n < 1 or n != int(n):
+            raise InputError(f"The number of samples must be a whole number of at least 1, not {n}.")
         sampler = BeadSampler(self.energy, self.start, sampling or self.sampling, seed=seed)
         generator = torch.Generator().manual_seed(seed + 1)
         n_walkers = sampler.settings.n_walkers
-        n_frames = -(-n // n_walkers)
+        n_frames = -(-int(n) // n_walkers)
         all_beads, parts = [], []
         for _ in _tracked(n_frames, "sampling", progress):
             beads = sampler.frame()
@@ -199,25 +205,27 @@ class CoarseGrainedGenerator:
             beads=beads.numpy(),
         )
 
-    def backmap(self, beads: Any, *, seed: int = 0) -> Backmapped:
+    def backmap(self, beads: Any, *, seed: int = 0, progress: bool = False) -> Backmapped:
         """Draw a configuration of each given bead configuration.
 
         Args:
             beads: Bead configurations [nm] with shape=(n, n_beads, 3).
             seed: Same seed, same configurations.
+            progress: Show a progress bar.
 
         Raises:
-            InputError: If there is no potential, the number of beads is another, or a position is not finite.
+            InputError: If there is no potential, the number of beads is another, there are no configurations, or a
+                position is not finite.
         """
-        beads = positions_tensor(beads)
-        if beads.ndim != 3 or beads.shape[1:] != (self.energy.n_beads, 3):
-            raise InputError(
-                f"The model has {self.energy.n_beads} beads; the configurations have the shape "
-                f"{tuple(beads.shape)}, not (n, {self.energy.n_beads}, 3)."
-            )
+        beads = self._checked(positions_tensor(beads))
+        if not len(beads):
+            raise InputError("There is no bead configuration to backmap.")
         if not torch.isfinite(beads).all():
             raise InputError("A bead's position is NaN or infinite; remove that configuration.")
-        found = self._backmapped(beads, torch.Generator().manual_seed(seed))
+        generator, chunks = torch.Generator().manual_seed(seed), beads.split(_CHUNK)
+        tracked = _tracked(len(chunks), "backmapping", progress)
+        parts = [self._backmapped(chunks[k], generator) for k in tracked]
+        found = Backmapped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         if n_far := int(found.far.sum()):
             message = (
                 f"{n_far} of {len(beads)} bead configurations are far outside the range of the training data; "
@@ -228,13 +236,17 @@ class CoarseGrainedGenerator:
             warnings.warn(f"{message}.", ReliabilityWarning, stacklevel=2)
         return found
 
-    def samples_of(self, positions: Any, *, seed: int = 0, n_walkers: int = 1) -> Samples:
+    def samples_of(
+        self, positions: Any, *, seed: int = 0, n_walkers: int = 1, progress: bool = False
+    ) -> Samples:
         """Backmap the beads of given configurations.
 
         Args:
             positions: Configurations [nm] with shape=(n, n_atoms, 3).
             seed: Same seed, same samples.
-            n_walkers: Of configurations along chains, how many chains there are, interleaved.
+            n_walkers: Of configurations along chains, how many chains there are, interleaved. With one, errors are
+                those of independent configurations.
+            progress: Show a progress bar.
 
         Returns:
             One configuration for the beads of each. The weights are those of `sample`: they hold if the beads are
@@ -242,7 +254,7 @@ class CoarseGrainedGenerator:
         """
         generator = torch.Generator().manual_seed(seed)
         beads = self.coarse_map.draw(positions_tensor(positions), generator)
-        found = self.backmap(beads, seed=seed + 1)
+        found = self.backmap(beads, seed=seed + 1, progress=progress)
         return self._samples(found, beads, n_walkers, {"seed": seed})
 
     def is_far(self, beads: torch.Tensor) -> torch.Tensor:
@@ -256,12 +268,23 @@ class CoarseGrainedGenerator:
         Args:
             positions: Configurations x [nm] with shape=(n, n_atoms, 3).
             beads: Bead configurations z [nm] with shape=(n, n_beads, 3); of a map without noise, those of x.
+
+        Raises:
+            InputError: If the number of beads is another.
         """
-        positions = positions_tensor(positions)
+        positions, beads = positions_tensor(positions), self._checked(beads)
         with torch.no_grad():
             log_rho = -self.energy.exact()(beads.double())
         log_r = self.coarse_map.log_prob(beads, positions)
         return log_rho + self.flow.log_prob(positions, beads) - log_r
+
+    def _checked(self, beads: torch.Tensor) -> torch.Tensor:
+        if beads.ndim != 3 or beads.shape[1:] != (self.energy.n_beads, 3):
+            raise InputError(
+                f"The model has {self.energy.n_beads} beads; the configurations have the shape "
+                f"{tuple(beads.shape)}, not (n, {self.energy.n_beads}, 3)."
+            )
+        return beads
 
     def _backmapped(self, beads: torch.Tensor, generator: torch.Generator) -> Backmapped:
         if self.potential is None:
@@ -336,7 +359,9 @@ class CoarseGrainedGenerator:
             for name, module in (("flow.", flow), ("energy.", energy)):
                 own = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
                 module.load_state_dict(own)
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            coarse_map, start = map_from_config(header["map"]), state["start"]
+            sampling = BeadSamplingSettings(**header["sampling"])
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"The networks in {directory} do not fit their description: {error}"
             ) from error
@@ -351,17 +376,26 @@ class CoarseGrainedGenerator:
 
             potential = OpenMMPotential(system)
         generator = cls(
-            map_from_config(header["map"]),
+            coarse_map,
             energy.eval(),
             flow.eval(),
-            start=state["start"],
+            start=start,
             potential=potential,
             system=system,
-            sampling=BeadSamplingSettings(**header["sampling"]),
+            sampling=sampling,
             record=header["record"],
         )
         generator.path = directory
         return generator
+
+
+def _is_of(flow: BackmappingFlow, coarse_map: CoarseGrainedMap) -> bool:
+    """Tell whether a flow's coordinates are what a map leaves free."""
+    if isinstance(flow.coordinates, FibreCoordinates):
+        return isinstance(coarse_map, LinearMap) and torch.allclose(
+            flow.coordinates.weights, coarse_map.weights
+        )
+    return isinstance(coarse_map, NoisyMap)
 
 
 def _tracked(n: int, label: str, progress: bool) -> Iterator[int]:

@@ -135,6 +135,10 @@ class LinearMap(CoarseGrainedMap):
         _check_size(self.n_beads, self.n_atoms)
         if not torch.isfinite(self.weights).all() or (self.weights.sum(1) - 1.0).abs().max() > 1e-9:
             raise InputError("The weights of each bead must be finite and sum to one.")
+        if torch.linalg.matrix_rank(self.weights) < self.n_beads:
+            raise InputError(
+                "A bead is an average of others, or the same as another, and says nothing of its own; leave it out."
+            )
         self.anchors = None if anchors is None else _indices(anchors)
         if self.anchors is None:
             return
@@ -221,6 +225,8 @@ def centroid_map(n_atoms: int, groups: Sequence[Sequence[int]], masses: Any = No
         InputError: If a group is empty, an atom is not there or in two groups, or there are more beads than atoms.
     """
     _check_size(len(groups), n_atoms)
+    if not all(np.ndim(group) == 1 for group in groups):
+        raise InputError("Give a list of atoms for each bead.")
     if empty := [k for k, group in enumerate(groups) if not len(group)]:
         raise InputError(f"Bead {empty[0]} has no atoms; give each bead at least one.")
     members = np.concatenate([_indices(group) for group in groups])
@@ -245,7 +251,8 @@ def assignment_map(assignment: Any, masses: Any = None) -> LinearMap:
         InputError: If rows do not sum to one, a bead has no atoms, or there are more beads than atoms.
     """
     assignment = _numbers(assignment)
-    if assignment.ndim != 2 or np.abs(assignment.sum(1) - 1.0).max() > 1e-6 or assignment.min() < 0:
+    rows = assignment.sum(1) if assignment.ndim == 2 and assignment.size else np.zeros(1)
+    if np.abs(rows - 1.0).max() > 1e-6 or assignment.min() < 0:
         raise InputError("An assignment must have a row for each atom, of parts that sum to one.")
     _check_size(assignment.shape[1], assignment.shape[0])
     parts = assignment.T * _masses(masses, len(assignment))
@@ -259,15 +266,22 @@ def assignment_map(assignment: Any, masses: Any = None) -> LinearMap:
 def _numbers(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "The weights of a map must be numbers, a row for each bead and as many in each."
+        ) from error
 
 
 def _indices(atoms: Any) -> np.ndarray:
-    values = np.asarray(atoms)
-    indices = values.astype(np.int64)
-    if not np.array_equal(values, indices):
+    try:
+        values = np.asarray(atoms, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Atoms must be whole numbers, not {atoms!r}.") from error
+    if not np.array_equal(values, np.rint(values)):
         raise InputError(f"Atoms must be whole numbers, not {values.tolist()}.")
-    return indices
+    return values.astype(np.int64)
 
 
 def _masses(masses: Any, n_atoms: int) -> np.ndarray:

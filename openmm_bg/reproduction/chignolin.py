@@ -96,16 +96,19 @@ def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Itera
 
     fraction = model.record["settings"]["validation_fraction"]
     first = int(len(data.positions) * (1 - fraction))
-    thinned = np.linspace(0, len(data.positions) - 1, min(_N_GIVEN, len(data.positions))).round().astype(int)
-    ours, published = _qualities(model, data, thinned)
+    ours, published = _qualities(model, data, _thinned(data))
     held_out, _ = _qualities(model, data, np.arange(first, len(data.positions)))
     torsions = side_chain_torsions(mdtraj.Topology.from_openmm(data.system.topology))
     drift = side_chain_variation(data.positions[first:], data.positions[:first], torsions)
-    for found in quality_rows(ours, published, held_out):
-        drifts = "side chain" in found["line"] and drift
-        yield found | (
-            {"held_out_reference": max(drift.values()), "held_out_references": drift} if drifts else {}
-        )
+    yield from quality_rows(ours, published, held_out, drift)
+
+
+def _thinned(data: TrainingData) -> np.ndarray:
+    """Return the indices of frames at even times, of all walkers at each."""
+    n_walkers = int(data.record["n_walkers"])
+    n_times = len(data.positions) // n_walkers
+    times = np.linspace(0, n_times - 1, max(1, min(n_times, _N_GIVEN // n_walkers))).round().astype(np.int64)
+    return (times[:, None] * n_walkers + np.arange(n_walkers)).ravel()
 
 
 def _qualities(

@@ -1,5 +1,6 @@
 """Weights of backmapped configurations, those of beads far from the data and of higher temperatures included."""
 
+import json
 import re
 import warnings
 
@@ -9,14 +10,17 @@ import torch
 from chain_molecule import T, chain_data
 
 from openmm_bg import TorchPotential
+from openmm_bg.coarse_graining import generator
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import selection_map
+from openmm_bg.coarse_graining.noisy_map import NoisyMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.coarse_graining.training import _Trainer
-from openmm_bg.errors import ReliabilityWarning
+from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.units import thermal_energy
 
 
@@ -93,3 +97,65 @@ def test_dispersion_at_higher_temperatures(data, tmp_path, monkeypatch):
     # What the energy takes for more frequent than it is, the samples show themselves.
     monkeypatch.setattr(model.energy, "exact", lambda: lambda beads: exact(beads) - 100.0)
     assert found(shifted) < before
+
+
+def test_many_configurations_are_made_in_chunks(data, monkeypatch):
+    model = make_model(data)
+    beads = model.coarse_map.beads(torch.from_numpy(data.positions[:50]))
+    sizes, whole = [], model._backmapped
+
+    def counted(beads, generator):
+        sizes.append(len(beads))
+        return whole(beads, generator)
+
+    monkeypatch.setattr(model, "_backmapped", counted)
+    monkeypatch.setattr(generator, "_CHUNK", 20)
+    found = model.backmap(beads, seed=3)
+    assert sizes == [20, 20, 10]
+    assert [len(column) for column in found] == [50] * 5
+    inside = np.isfinite(found.log_weights)
+    density = model.log_density(found.positions[inside], beads[inside]).numpy()
+    expected = -found.reduced_energy[inside] - density
+    np.testing.assert_allclose(found.log_weights[inside], expected, atol=1e-6)
+
+
+def test_a_flow_of_another_map_is_refused(data):
+    model = make_model(data)
+    with pytest.raises(InputError, match="flow is of another map"):
+        CoarseGrainedGenerator(
+            selection_map(5, [0, 2, 4]), model.energy, model.flow, start=model.start, system=data.system
+        )
+    with pytest.raises(InputError, match="flow is of another map"):
+        CoarseGrainedGenerator(NoisyMap(model.coarse_map), model.energy, model.flow, start=model.start)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda header: header.pop("sampling"),
+        lambda header: header["sampling"].update(n_jumps=3),
+        lambda header: header["map"].pop("weights"),
+        lambda header: header.pop("system"),
+    ],
+)
+def test_a_damaged_header_is_refused(data, tmp_path, damage):
+    make_model(data).save(tmp_path / "model")
+    CoarseGrainedGenerator.load(tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    header = json.loads(path.read_text())
+    damage(header)
+    path.write_text(json.dumps(header))
+    with pytest.raises(ModelFileError):
+        CoarseGrainedGenerator.load(tmp_path / "model")
+
+
+def test_what_cannot_be_drawn_is_refused(data):
+    model = make_model(data)
+    with pytest.raises(InputError, match="no bead configuration"):
+        model.backmap(np.zeros((0, 3, 3)))
+    with pytest.raises(InputError, match="whole number"):
+        model.sample(2.5)
+    with pytest.raises(InputError, match="model has 3 beads"):
+        model.log_density(data.positions[:2], torch.zeros(2, 2, 3))
+    with pytest.raises(InputError, match="at least 2 walkers"):
+        BeadSamplingSettings(n_walkers=1)

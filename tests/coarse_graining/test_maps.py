@@ -272,6 +272,9 @@ def test_beads_that_take_the_atoms_of_another_leave_it_one():
     weights[0, 0], weights[1, [0, 4]], weights[2, 2] = 1.0, (0.7, 0.3), 1.0
     assert chosen(LinearMap(weights), x, CHAIN[:4]).tolist() == [0, 4, 2]
     weights[1] = weights[0]  # two beads in one place
+    with pytest.raises(InputError, match="an average of others, or the same as another"):
+        LinearMap(weights)
+    weights[1, [0, 4]] = (1.3, -0.3)  # only atom 0 has a positive weight in either
     with pytest.raises(InputError, match="too few atoms for an anchor each"):
         chosen(LinearMap(weights), x, CHAIN[:4])
 
@@ -430,3 +433,19 @@ def test_anchors_that_cannot_be():
         LinearMap(weights, [7, 2, 4, 7])
     with pytest.raises(InputError, match="whole numbers"):
         LinearMap(weights, [7, 2, 4, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearMap([[1.0, 0.0], [1.0]]), "numbers, a row for each bead"),
+        (lambda: selection_map(5, "abc"), "whole numbers"),
+        (lambda: centroid_map(5, [0, 1, 2]), "a list of atoms for each bead"),
+        (lambda: assignment_map(np.zeros((0, 3))), "a row for each atom"),
+        (lambda: LinearMap(np.eye(5)[[0, 1, 1]]), "the same as another"),
+        (lambda: LinearMap([[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0]]), "an average of others"),
+    ],
+)
+def test_what_is_no_map_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,6 +1,7 @@
 """Judging a coarse-grained model: surfaces that agree, and surfaces that do not."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from openmm_bg.reproduction.chignolin import (
 from openmm_bg.reproduction.coarse_graining import data_commands, model_commands, surface_agreement
 from openmm_bg.samples import Samples
 from openmm_bg.training.data import TrainingData
+from openmm_bg.units import thermal_energy
 
 N_DRAWS = 1600
 
@@ -112,6 +114,45 @@ def test_each_fault_of_backmapped_configurations_is_seen(fault):
     assert [one["holds"] for one in found].count(False) == len(fault)
     assert found[-1]["median_bonds_and_angles"] == pytest.approx(30.0)
     assert found[-1]["held_out_frames"] == pytest.approx(1.0)
+
+
+def test_beads_of_all_walkers_at_even_times_and_held_out_frames_are_given(monkeypatch):
+    """Draws are the frames themselves, but for one of the first and one of the last that is a mirror image."""
+    system = systems.load("chignolin")
+    n_walkers, n_times = 4, 40
+    rng = np.random.default_rng(0)
+    positions = system.positions + 0.005 * rng.normal(size=(n_walkers * n_times, system.n_atoms, 3))
+    positions += np.arange(len(positions))[:, None, None]  # which frame it is
+    energies = rng.normal(size=len(positions))
+    data = TrainingData(system, positions, energies, 350.0, {"n_walkers": n_walkers})
+    given = []
+
+    def samples_of(x, seed):
+        frames = np.floor(x.mean(axis=(1, 2)) + 0.5).astype(int)
+        given.append(frames)
+        made = np.where(np.isin(np.arange(len(x)), [0, len(x) - 1])[:, None, None], -x, x)
+        return Samples(made, np.zeros(len(x)), energies[frames] / thermal_energy(350.0), 350.0, system)
+
+    monkeypatch.setattr(chignolin, "_N_GIVEN", 40)
+    model = SimpleNamespace(
+        record={"settings": {"validation_fraction": 0.25}},
+        samples_of=samples_of,
+        flow=SimpleNamespace(coordinates=None),
+    )
+    rows = list(chignolin.given_beads_rows(model, data))
+    whole, held_out = (np.unique(frames) for frames in given)
+    assert len(whole) == 40
+    assert np.bincount(whole % n_walkers).tolist() == [10] * n_walkers
+    assert (whole.min(), whole.max()) == (0, len(positions) - 1)
+    np.testing.assert_array_equal(held_out, np.arange(120, 160))
+    wrong = next(one for one in rows if "wrong chirality" in one["line"])
+    assert (wrong["value"], wrong["held_out_frames"], wrong["holds"]) == (2, 2, False)
+    energy = rows[-1]
+    assert energy["value"] == pytest.approx(0.0, abs=1e-9)
+    assert energy["median_bonds_and_angles"] is None
+    variation = next(one for one in rows if "total variation" in one["line"])
+    assert min(variation["held_out_from_other_frames"].values()) > 0
+    assert variation["value"] < 0.1
 
 
 class _Drawn(NamedTuple):
