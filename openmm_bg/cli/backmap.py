@@ -25,8 +25,8 @@ def backmap(
         typer.Option(
             "--number",
             "-n",
-            help="How many samples, as many of each walker at least; default: 51200, or one for each frame of "
-            "--beads.",
+            help="How many samples, rounded up to a multiple of the walkers; default: 51200. With --beads, how "
+            "many of its frames, rounded down; default: all.",
         ),
     ] = None,
     beads: Annotated[
