@@ -58,6 +58,13 @@ def coarse_grain(
     dispersion_weight: Annotated[
         float, typer.Option(help="Weight of the weights' dispersion.", rich_help_panel=options.OPTIMISER)
     ] = 1.0,
+    reverse_weight: Annotated[
+        float,
+        typer.Option(
+            help="Weight of the reverse divergence: forces on the flow's own draws push atoms apart that clash.",
+            rich_help_panel=options.OPTIMISER,
+        ),
+    ] = 0.0,
     max_gradient_norm: options.MaxGradientNorm = 20.0,
     averaging: options.Averaging = 0.998,
     n_rounds: Annotated[int, typer.Option("--rounds", help="The most rounds.", rich_help_panel=_ROUNDS)] = 4,
@@ -65,8 +72,14 @@ def coarse_grain(
         int, typer.Option(help="Samples drawn in each round.", rich_help_panel=_ROUNDS)
     ] = 20_480,
     round_steps: Annotated[int, typer.Option(help="Steps of each round.", rich_help_panel=_ROUNDS)] = 1000,
-    n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers of the flow.")] = 8,
-    n_bins: Annotated[int, typer.Option("--bins", help="Bins of a spline.")] = 8,
+    flow: Annotated[
+        str,
+        typer.Option(help="couplings, or autoregressive: one rotor after the other, by the atoms around it."),
+    ] = "couplings",
+    n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers of a flow of couplings.")] = 8,
+    n_bins: Annotated[
+        int, typer.Option("--bins", help="Bins of a spline, or points of a torsion's density.")
+    ] = 8,
     hidden_features: Annotated[int, typer.Option(help="Width of the flow's networks.")] = 128,
     energy_features: Annotated[int, typer.Option(help="Width of the bead potential's network.")] = 64,
     n_walkers: Annotated[int, typer.Option("--walkers", help="Walkers.", rich_help_panel=_SAMPLING)] = 256,

@@ -2,86 +2,59 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from nflows.transforms import CompositeTransform
 
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.errors import InputError
 from openmm_bg.flows.base import sample_steerable_base, steerable_base_log_prob
-from openmm_bg.flows.layers import spline_layers
 from openmm_bg.flows.precision import ExactTwin
 from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms import Coordinates
-from openmm_bg.transforms.conditional_affine import ConditionalAffine
 
 
-class BackmappingFlow(ExactTwin):
+class BackmappingFlow(ExactTwin, ABC):
     """A conditional flow p_inv(x | z) over every coordinate that the beads do not fix, with an exact density.
 
-    A layer centres and scales the features by what the beads say of them, and coupling layers of circular and
-    linear splines do the rest; all see the beads' invariants. Bonds and angles are drawn like torsions. Other
-    handedness than the reference's has no density.
+    Bonds and angles are drawn like torsions. Other handedness than the reference's has no density.
 
     Args:
         coordinates: The fitted coordinates of what the map leaves free.
         invariants: The fitted invariants of the beads.
-        n_layers: Coupling layers.
-        n_bins: Bins of each spline.
-        bound: The linear features' splines act within this many standard deviations.
-        hidden_features: Width of the conditioners.
-        n_blocks: Residual blocks of the conditioners.
-        seed: Seed of masks, shifts and initial weights.
 
     Attributes:
         n_atoms: The number of atoms.
         n_beads: The number of beads.
     """
 
-    def __init__(
-        self,
-        coordinates: Coordinates,
-        invariants: BeadInvariants,
-        *,
-        n_layers: int = 8,
-        n_bins: int = 8,
-        bound: float = 6.0,
-        hidden_features: int = 128,
-        n_blocks: int = 1,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, coordinates: Coordinates, invariants: BeadInvariants) -> None:
         super().__init__()
         self.coordinates, self.invariants = coordinates, invariants
         self.n_atoms, self.n_beads = coordinates.n_atoms, invariants.n_beads
-        self._settings = {
-            "n_layers": n_layers,
-            "n_bins": n_bins,
-            "bound": bound,
-            "hidden_features": hidden_features,
-            "n_blocks": n_blocks,
-            "seed": seed,
-        }
-        circular, n_context = coordinates.circular.clone().cpu(), invariants.n_invariants
-        self.register_buffer("_circular", circular, persistent=False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            first = ConditionalAffine(circular, n_context, hidden_features=hidden_features)
-            couplings = spline_layers(
-                circular,
-                n_layers,
-                n_bins=n_bins,
-                bound=bound,
-                hidden_features=hidden_features,
-                n_blocks=n_blocks,
-                generator=torch.Generator().manual_seed(seed),
-                n_context=n_context,
-            )
-        self.transform = CompositeTransform([first, *couplings])
+        self.register_buffer("_circular", coordinates.circular.clone().cpu(), persistent=False)
+        self._settings: dict[str, Any] = {}
 
+    @abstractmethod
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Set the precision of the network; coordinates and densities stay in float64."""
-        self.transform.to(dtype)
+
+    @abstractmethod
+    def context(self, beads: torch.Tensor) -> torch.Tensor:
+        """Return what the network sees of beads, in its precision, with a row for each configuration.
+
+        Args:
+            beads: Bead configurations [nm] with shape=(batch, n_beads, 3).
+        """
+
+    @abstractmethod
+    def to_latents(self, features: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return latents with the shape of features, and log-determinants with shape=(batch,)."""
+
+    @abstractmethod
+    def to_features(self, latents: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features with the shape of latents, and log-determinants with shape=(batch,)."""
 
     def features(self, positions: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (zeros outside the domain) and log-determinants (-inf there); float64.
@@ -93,15 +66,15 @@ class BackmappingFlow(ExactTwin):
         outside = torch.isneginf(logabsdet) | ~torch.isfinite(features).all(1)
         return torch.where(outside[:, None], 0.0, features), torch.where(outside, -torch.inf, logabsdet)
 
-    def feature_log_prob(self, features: torch.Tensor, invariants: torch.Tensor) -> torch.Tensor:
+    def feature_log_prob(self, features: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Return log-densities of features with shape=(batch,), in the network's precision.
 
         Args:
             features: As of `features`, with shape=(batch, n_features).
-            invariants: Standardised invariants of the beads with shape=(batch, n_invariants).
+            context: As of `context`, of the beads.
         """
-        z, logabsdet = self.transform(features.to(self.dtype), invariants.to(self.dtype))
-        return steerable_base_log_prob(z, self._circular, 1.0) + logabsdet
+        latents, logabsdet = self.to_latents(features, context)
+        return steerable_base_log_prob(latents, self._circular, 1.0) + logabsdet
 
     def log_prob(self, positions: Any, beads: torch.Tensor) -> torch.Tensor:
         """Return exact log p_inv(x | z) with shape=(batch,) in float64; -inf outside the domain.
@@ -114,24 +87,23 @@ class BackmappingFlow(ExactTwin):
         """
         with torch.no_grad():
             features, logabsdet = self.features(positions)
-            invariants = self.invariants(beads.double())
-            return self.exact().feature_log_prob(features, invariants) + logabsdet
+            exact = self.exact()
+            return exact.feature_log_prob(features, exact.context(beads.double())) + logabsdet
 
     def draw(self, beads: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a configuration of each bead configuration in the network's precision, without its density.
+        """Draw features for each bead configuration in the network's precision, which depend on its parameters.
 
         Args:
             beads: Bead configurations [nm] with shape=(batch, n_beads, 3).
             generator: Source of randomness.
 
         Returns:
-            Positions [nm] with shape=(batch, n_atoms, 3) in float64, NaN where a draw is outside the domain, and
-            the features that were drawn, with shape=(batch, n_features).
+            Features with shape=(batch, n_features) and their log-densities with shape=(batch,).
         """
-        with torch.no_grad():
-            z = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype)
-            features, _ = self.transform.inverse(z, self.invariants(beads.double()).to(self.dtype))
-            return self.coordinates.inverse(features.double(), beads)[0], features
+        latents = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype)
+        context = self.context(beads.double()).to(self.dtype)
+        features, logabsdet = self.to_features(latents, context)
+        return features, steerable_base_log_prob(latents, self._circular, 1.0) - logabsdet
 
     def sample(
         self, beads: torch.Tensor, *, generator: torch.Generator, frame: torch.Tensor | None = None
@@ -158,15 +130,16 @@ class BackmappingFlow(ExactTwin):
             )
         with torch.no_grad():
             exact, beads = self.exact(), beads.double()
-            z = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype).double()
-            features, to_features = exact.transform.inverse(z, self.invariants(beads))
+            latents = sample_steerable_base(len(beads), self._circular, 1.0, generator, self.dtype).double()
+            features, to_features = exact.to_features(latents, exact.context(beads))
             positions, to_positions = self.coordinates.inverse(features, beads, frame=frame)
-            log_p = steerable_base_log_prob(z, self._circular, 1.0) - to_features - to_positions
+            log_p = steerable_base_log_prob(latents, self._circular, 1.0) - to_features - to_positions
             return positions, log_p
 
     def config(self) -> dict[str, Any]:
         """Return what is needed to rebuild the flow, as JSON; parameters and buffers are saved apart."""
         return {
+            "kind": type(self).__name__,
             "n_beads": self.n_beads,
             "volumes": self.invariants.others,
             "coordinates": self.coordinates.config(),
@@ -174,12 +147,24 @@ class BackmappingFlow(ExactTwin):
             "settings": self._settings,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> BackmappingFlow:
-        """Rebuild the flow; its state is to be loaded afterwards."""
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> BackmappingFlow:
+        """Rebuild a flow of any kind; its state is to be loaded afterwards.
+
+        Raises:
+            ValueError: If there is no such kind.
+        """
+        from openmm_bg.coarse_graining.autoregressive_backmapping import AutoregressiveBackmapping
+        from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
         from openmm_bg.transforms import COORDINATES
 
+        kinds = {kind.__name__: kind for kind in (CouplingBackmapping, AutoregressiveBackmapping)}
+        kind = config.get("kind", CouplingBackmapping.__name__)  # older models do not say
+        if kind not in kinds:
+            raise ValueError(f"{kind!r} is no kind of backmapping flow.")
         own = config["coordinates"]
         coordinates = COORDINATES[own["kind"]].from_config(own)
         coordinates.circular[torch.as_tensor(config["circular"], dtype=torch.int64)] = True
-        return cls(coordinates, BeadInvariants(config["n_beads"], config["volumes"]), **config["settings"])
+        return kinds[kind](
+            coordinates, BeadInvariants(config["n_beads"], config["volumes"]), **config["settings"]
+        )

@@ -18,7 +18,7 @@ class Frames(NamedTuple):
     Attributes:
         features: Of the backmapping flow, with shape=(n, n_features).
         beads: Bead configurations [nm] with shape=(n, n_beads, 3).
-        invariants: Their standardised invariants with shape=(n, n_invariants).
+        context: What the flow sees of them, with a row for each.
         forces: Forces on the beads over kT [1/nm] whose mean is the gradient of log rho, with the shape of beads;
             NaN where unknown.
         constant: What no network changes of log(rho p_inv / r) + U / kT: the features' log-determinant,
@@ -27,7 +27,7 @@ class Frames(NamedTuple):
 
     features: torch.Tensor
     beads: torch.Tensor
-    invariants: torch.Tensor
+    context: torch.Tensor
     forces: torch.Tensor
     constant: torch.Tensor
 
@@ -55,7 +55,7 @@ def make_frames(
 
     Args:
         coarse_map: The map.
-        flow: The backmapping flow, for its coordinates and invariants.
+        flow: The backmapping flow, for its coordinates and its context.
         positions: Configurations [nm] with shape=(n, n_atoms, 3), float64.
         reduced_energies: Energies in kT with shape=(n,), float64.
         beads: Their bead configurations; drawn from the map if not given.
@@ -78,7 +78,7 @@ def make_frames(
     inside = torch.isfinite(constant) & torch.isfinite(beads).all(dim=(1, 2))
     dtype = flow.dtype
     frames = Frames(
-        features.to(dtype), beads.to(dtype), flow.invariants(beads).to(dtype), forces.to(dtype), constant
+        features.to(dtype), beads.to(dtype), flow.context(beads).to(dtype), forces.to(dtype), constant
     )
     kept = torch.nonzero(inside).flatten()
     return frames.at(kept), kept.numpy()

@@ -17,10 +17,13 @@ from openmm_bg.units import thermal_energy
 _CHUNK = 2048
 CLASH = 100.0  # kT
 _IMPOSSIBLE = 1e4  # kT, in the place of infinite energies
+_LARGEST_FORCE = 1000.0  # kT/nm, of the reverse divergence: more than those of stiff bonds at equilibrium
 
 
 class JointLoss:
-    """Maximum likelihood, force matching and the dispersion of weights; see `CoarseGrainingSettings`.
+    """Maximum likelihood, force matching, the dispersion of weights and the reverse divergence.
+
+    See `CoarseGrainingSettings`.
 
     Args:
         coarse_map: The map.
@@ -70,13 +73,17 @@ class JointLoss:
 
     def __call__(
         self, step: int, pool: torch.Tensor | None, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of a batch, and its parts.
+    ) -> tuple[list[torch.Tensor], dict[str, float]]:
+        """Return the losses of a batch, whose gradients are to be limited apart from each other, and their parts.
 
         Args:
             step: Steps done; weights depend on it.
             pool: Bead configurations [nm] from which half of the flow's own draws begin, if there are some.
             generator: Source of randomness.
+
+        Returns:
+            The first loss is that of the data and of the weights, the second, if it has a weight, the reverse
+            divergence.
         """
         settings = self.settings
         frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
@@ -85,17 +92,20 @@ class JointLoss:
         # whole, deviations would all be alike once the constant is that of a clash.
         center = deviation.mean()
         spread = own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
+        further = []
         if step >= settings.own_start * settings.n_steps:
-            own = self._draw(settings.batch_size, pool, generator)
-            log_p = self.flow.feature_log_prob(own.features, own.invariants)
+            own, reverse = self._draw(settings.batch_size, pool, generator)
+            log_p = self.flow.feature_log_prob(own.features, own.context)
             deviation = self.deviation(own, self.energy(own.beads), log_p)
             own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
+            if reverse is not None:
+                further.append(settings.reverse_weight * reverse)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
         loss = loss + 0.5 * weight * (spread + own_spread)
         figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": spread}
         figures["own_dispersion"] = own_spread
-        return loss, {name: float(value.detach()) for name, value in figures.items()}
+        return [loss, *further], {name: float(value.detach()) for name, value in figures.items()}
 
     def deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
         """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,).
@@ -111,44 +121,72 @@ class JointLoss:
         """Return figures of networks on the frames that are held out."""
         frames = Frames(*(tensor[self.n_training :] for tensor in self.frames))
         with torch.no_grad():
-            log_p = flow.feature_log_prob(frames.features, frames.invariants)
+            log_p = flow.feature_log_prob(frames.features, frames.context)
             deviation = self.deviation(frames, energy(frames.beads), log_p)
             spread = capped(deviation - deviation.mean()).std()
         return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
 
     def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the negative log-likelihood, the force error and the deviations."""
-        log_p = self.flow.feature_log_prob(frames.features, frames.invariants)
+        log_p = self.flow.feature_log_prob(frames.features, frames.context)
         beads = frames.beads.clone().requires_grad_()
         energies = self.energy(beads)
         (gradient,) = torch.autograd.grad(energies.sum(), beads, create_graph=True)
         force_error = (gradient + frames.forces).square().mean() / self._force_scale
         return -log_p.mean(), force_error, self.deviation(frames, energies, log_p)
 
-    def _draw(self, n: int, pool: torch.Tensor | None, generator: torch.Generator) -> Frames:
-        """Draw configurations from the flow as it is, of bead configurations of the data and of the pool."""
+    def _draw(
+        self, n: int, pool: torch.Tensor | None, generator: torch.Generator
+    ) -> tuple[Frames, torch.Tensor | None]:
+        """Draw configurations from the flow as it is, of bead configurations of the data and of the pool.
+
+        Returns:
+            The draws, without gradients, and the reverse divergence up to a constant, if it has a weight.
+        """
         beads = self.frames.beads[torch.randint(self.n_training, (n,), generator=generator)]
         if pool is not None:
             half = n // 2
             chosen = torch.randint(len(pool), (half,), generator=generator)
             beads = torch.cat([beads[half:], pool[chosen].to(beads)])
-        with torch.no_grad():
-            beads = beads.double()
-            positions, features = self.flow.draw(beads, generator=generator)
+        beads, reverse = beads.double(), None
+        with torch.set_grad_enabled(self.settings.reverse_weight > 0):
+            features, log_p = self.flow.draw(beads, generator=generator)
+            positions, _ = self.flow.coordinates.inverse(features.double(), beads)
+        if self.settings.reverse_weight > 0:
+            reduced, reverse = self._reverse(positions, log_p)
+        else:
             reduced = self.potential.energy(positions).double() / self._kt
+        with torch.no_grad():
+            positions, features = positions.detach(), features.detach()
             frames, kept = make_frames(
                 self.coarse_map, self.flow, positions, reduced, beads=beads, generator=generator
             )
             lost = np.setdiff1d(np.arange(n), kept)
-            return Frames.joined([frames, self._lost(features[lost], beads[lost])])
+            return Frames.joined([frames, self._lost(features[lost], beads[lost])]), reverse
+
+    def _reverse(
+        self, positions: torch.Tensor, log_p: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return reduced energies of draws, and what has the gradient of the mean of log p_inv + U / kT.
+
+        Forces are limited, so that atoms that are in the same place push each other away, and no more.
+        """
+        energies, forces = self.potential.energy_and_forces(positions.detach())
+        forces = forces.double() / self._kt
+        limit = (_LARGEST_FORCE / forces.norm(dim=2, keepdim=True)).clamp_max(1.0)
+        inside = torch.isfinite(energies) & torch.isfinite(positions).all(dim=(1, 2))
+        if not inside.any():
+            return energies.double() / self._kt, None
+        work = -((limit * forces)[inside] * positions[inside]).sum(dim=(1, 2))
+        return energies.double() / self._kt, (work.to(log_p) + log_p[inside]).mean()
 
     def _lost(self, features: torch.Tensor, beads: torch.Tensor) -> Frames:
         """Return draws outside the domain as frames of infinite energy, so that they become rarer."""
         dtype = self.flow.dtype
         constant = torch.full((len(beads),), torch.inf, dtype=torch.float64)
-        invariants = self.flow.invariants(beads).to(dtype)
+        context = self.flow.context(beads).to(dtype)
         unknown = torch.full_like(beads, torch.nan, dtype=dtype)
-        return Frames(features, beads.to(dtype), invariants, unknown, constant)
+        return Frames(features, beads.to(dtype), context, unknown, constant)
 
 
 def dispersion(deviation: torch.Tensor, bound: float) -> torch.Tensor:

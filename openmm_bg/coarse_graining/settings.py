@@ -8,6 +8,9 @@ from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.errors import InputError
 from openmm_bg.training.settings import require_fractions, require_positive
 
+FLOWS = ("couplings", "autoregressive")
+"""The kinds of backmapping flows."""
+
 
 @dataclass(frozen=True)
 class CoarseGrainingSettings:
@@ -15,15 +18,17 @@ class CoarseGrainingSettings:
 
     The backmapping flow and the bead energy are trained together. The loss is
 
-        -<log p_inv(x | z)> + a <|f(z) - F|^2> / <|F|^2> + v D
+        -<log p_inv(x | z)> + a <|f(z) - F|^2> / <|F|^2> + v D + b R
 
     maximum likelihood, force matching, and the dispersion D: Huber's function of log(rho p_inv / r) + U / kT
     around its mean, which is constant if and only if all weights are equal. D is taken over the data and,
     after a first part of the steps, over configurations that the flow has just drawn: they are never seen
-    twice, so that nothing can be learned by heart. Then come rounds: bead configurations are sampled from the
-    bead energy as it is, the weights and observables of their backmapping are recorded, and in the round's
-    steps half of the flow's draws begin from them, and from as many of the ladder's higher temperatures: what the
-    bead energy takes for rarer than it is would else never be drawn, and no weight would tell.
+    twice, so that nothing can be learned by heart. R is the reverse divergence of the flow, the mean of
+    log p_inv + U / kT of these draws: the forces on their atoms push them apart where they clash. Then come
+    rounds: bead configurations are sampled from the bead energy as it is, the weights and observables of their
+    backmapping are recorded, and in the round's steps half of the flow's draws begin from them, and from as many of
+    the ladder's higher temperatures: what the bead energy takes for rarer than it is would else never be drawn, and
+    no weight would tell.
 
     Args:
         n_steps: Optimiser steps on the data alone.
@@ -31,6 +36,7 @@ class CoarseGrainingSettings:
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         force_weight: The weight a of force matching.
         dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
+        reverse_weight: The weight b of the reverse divergence.
         own_start: The fraction of the steps after which the flow's own draws count; they cost one energy each.
         dispersion_range: Deviations of more than this many kT count linearly.
         averaging: Decay of the exponential moving average of the parameters, which is the result.
@@ -44,10 +50,12 @@ class CoarseGrainingSettings:
             dispersion at higher temperatures falls by less than this part, and the largest deviation of the
             observables by less than one standard error; and Pareto k is below 0.7, without which these figures
             say nothing.
-        n_layers: Coupling layers of the flow.
-        n_bins: Bins of its splines.
-        hidden_features: Width of its conditioners.
-        n_blocks: Residual blocks of its conditioners.
+        flow: The kind of backmapping flow: "couplings" (`CouplingBackmapping`) or "autoregressive"
+            (`AutoregressiveBackmapping`), which is for maps without noise.
+        n_layers: Coupling layers of a flow of couplings.
+        n_bins: Bins of the flow's splines.
+        hidden_features: Width of its networks.
+        n_blocks: Residual blocks of the conditioners of a flow of couplings.
         energy_features: Width of the bead energy's network.
         energy_layers: Hidden layers of the bead energy's network.
         sampling: How bead configurations are sampled.
@@ -62,6 +70,7 @@ class CoarseGrainingSettings:
     learning_rate: float = 1e-3
     force_weight: float = 10.0
     dispersion_weight: float = 1.0
+    reverse_weight: float = 0.0
     own_start: float = 0.3
     dispersion_range: float = 3.0
     averaging: float = 0.998
@@ -72,6 +81,7 @@ class CoarseGrainingSettings:
     round_steps: int = 1000
     round_learning_rate: float = 2e-4
     tolerance: float = 0.05
+    flow: str = "couplings"
     n_layers: int = 8
     n_bins: int = 8
     hidden_features: int = 128
@@ -88,9 +98,11 @@ class CoarseGrainingSettings:
         positive += ("n_blocks", "energy_features", "energy_layers")
         require_positive(self, positive)
         require_fractions(self, ("averaging", "tolerance", "own_start"))
-        for name in ("force_weight", "dispersion_weight", "n_rounds"):
+        for name in ("force_weight", "dispersion_weight", "reverse_weight", "n_rounds"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, and is {getattr(self, name)}.")
+        if self.flow not in FLOWS:
+            raise InputError(f"There is no backmapping flow {self.flow!r}; there are {', '.join(FLOWS)}.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
         if not 2 <= self.n_bins <= 512:
@@ -98,7 +110,9 @@ class CoarseGrainingSettings:
 
     def flow_settings(self) -> dict[str, int]:
         """Return the settings of the backmapping flow."""
-        names = ("n_layers", "n_bins", "hidden_features", "n_blocks", "seed")
+        names = ("n_bins", "hidden_features", "seed")
+        if self.flow == "couplings":
+            names += ("n_layers", "n_blocks")
         return {name: getattr(self, name) for name in names}
 
     def energy_settings(self) -> dict[str, int]:

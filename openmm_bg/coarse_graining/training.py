@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from openmm_bg.coarse_graining.autoregressive_backmapping import TURNING, AutoregressiveBackmapping
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
+from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
 from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
@@ -29,6 +31,7 @@ from openmm_bg.model_files import CHECKPOINT
 from openmm_bg.samples import UNRELIABLE_PARETO_K
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
+from openmm_bg.transforms import Coordinates, FibreCoordinates
 
 if TYPE_CHECKING:
     from openmm_bg.potentials.base import Potential
@@ -171,13 +174,12 @@ class _Trainer:
         self.start = beads[chosen[:_START]].clone()
         self.invariants = BeadInvariants(coarse_map.n_beads, chiral_beads(self.start)).fit(beads)
         coordinates = coarse_map.coordinates(system.positions, system.bonds, system.masses)
-        coordinates.fit(self.positions)
-        self.flow = BackmappingFlow(coordinates, self.invariants, **settings.flow_settings())
+        self.flow = self._new_flow(coordinates)
         self.energy = BeadEnergy(self.invariants, data.temperature, **settings.energy_settings())
         self.energy.fit_prior(beads)
         self.flow.set_dtype(torch.float32)
         self.energy.set_dtype(torch.float32)
-        self.parameters = [*self.flow.transform.parameters(), *self.energy.network.parameters()]
+        self.parameters = [*self.flow.parameters(), *self.energy.network.parameters()]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -187,6 +189,22 @@ class _Trainer:
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
         self.kept = 0  # the best round
         self.best = [mean.clone() for mean in self.average]  # its parameters
+
+    def _new_flow(self, coordinates: Coordinates) -> BackmappingFlow:
+        """Return a flow of the kind that is asked for, with coordinates that are fitted to the data."""
+        settings = self.settings
+        if settings.flow == "couplings":
+            coordinates.fit(self.positions)
+            return CouplingBackmapping(coordinates, self.invariants, **settings.flow_settings())
+        if not isinstance(coordinates, FibreCoordinates):
+            raise InputError(
+                "An autoregressive flow places atoms around beads that have a place; with a noisy map choose "
+                "couplings (--flow couplings)."
+            )
+        coordinates.fit_turning(self.positions, TURNING)
+        return AutoregressiveBackmapping.from_data(
+            coordinates, self.invariants, self.positions, self.data.system.masses, **settings.flow_settings()
+        )
 
     # The run
 
@@ -225,11 +243,8 @@ class _Trainer:
             fraction = (self.step - first) / (end - first)
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
-            loss, figures = self.loss(self.step, self.pool, self.generator)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_gradient_norm)
-            if torch.isfinite(norm):
+            losses, figures = self.loss(self.step, self.pool, self.generator)
+            if self._set_gradients(losses):
                 self.optimiser.step()
             decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
             for mean, parameter in zip(self.average, self.parameters, strict=True):
@@ -248,13 +263,33 @@ class _Trainer:
                 )
                 self.checkpoint(on_checkpoint)
 
+    def _set_gradients(self, losses: list[torch.Tensor]) -> bool:
+        """Give parameters the sum of the losses' gradients, each of a limited norm; tell whether it is finite.
+
+        One loss whose gradient is large would otherwise leave nothing of the others.
+        """
+        total: list[torch.Tensor | None] = [None] * len(self.parameters)
+        for loss in losses:
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+            if not torch.isfinite(norm):
+                return False
+            total = [
+                one if parameter.grad is None else parameter.grad if one is None else one + parameter.grad
+                for one, parameter in zip(total, self.parameters, strict=True)
+            ]
+        for parameter, gradient in zip(self.parameters, total, strict=True):
+            parameter.grad = gradient
+        return True
+
     def _averaged(self) -> tuple[BackmappingFlow, BeadEnergy]:
         """Return copies of the networks with the averaged parameters."""
         flow, energy = (type(module).from_config(module.config()) for module in (self.flow, self.energy))
         for copied, module in ((flow, self.flow), (energy, self.energy)):
             copied.load_state_dict(module.state_dict())
             copied.set_dtype(torch.float32)
-        copies = [*flow.transform.parameters(), *energy.network.parameters()]
+        copies = [*flow.parameters(), *energy.network.parameters()]
         with torch.no_grad():
             for parameter, mean in zip(copies, self.average, strict=True):
                 parameter.copy_(mean)

@@ -12,7 +12,7 @@ from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms.fibre_matrix import FibreMatrix
 from openmm_bg.transforms.handedness import has_handedness, spanned_volumes
 from openmm_bg.transforms.placement import Placement
-from openmm_bg.transforms.standardised import StandardisedCoordinates
+from openmm_bg.transforms.standardised import StandardisedCoordinates, wrap
 
 
 class FibreCoordinates(StandardisedCoordinates):
@@ -133,6 +133,32 @@ class FibreCoordinates(StandardisedCoordinates):
             InputError: If there are fewer than two, or one is not finite, of another molecule, or has another
                 chirality than the reference.
         """
+        self.fit_raw(self._checked_raw(positions), circular=circular)
+        return self
+
+    def fit_turning(self, positions: Any, spread: float) -> FibreCoordinates:
+        """Learn centres from configurations, whose features are deviations, and which torsions turn.
+
+        Args:
+            positions: Configurations [nm] with shape=(n_frames, n_atoms, 3).
+            spread: Torsions without a leader turn, and are circular features, if they deviate by more than this
+                from their centre [rad], as a root mean square.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: As of `fit`.
+        """
+        raw = self._checked_raw(positions)
+        torsions = raw[:, -self._sizes[2] :]
+        middle = torch.atan2(torsions.sin().mean(0), torsions.cos().mean(0))
+        turning = wrap(torsions - middle).square().mean(0).sqrt() > spread
+        self.fit_deviations(raw, turning & (torch.as_tensor(self.matrix.leader) < 0))
+        return self
+
+    def _checked_raw(self, positions: Any) -> torch.Tensor:
+        """Return raw coordinates of configurations that are all in the domain."""
         positions = positions_tensor(positions)
         if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3) or len(positions) < 2:
             raise InputError(
@@ -145,8 +171,7 @@ class FibreCoordinates(StandardisedCoordinates):
                 f"{wrong} of {len(raw)} configurations are not finite, or have another chirality or hydrogen "
                 "labelling than the reference; give a reference of the same molecule, or remove them."
             )
-        self.fit_raw(raw, circular=circular)
-        return self
+        return raw
 
     def forward(self, inputs: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Map positions (batch, n_atoms, 3) [nm] to features; log-determinant -inf outside the domain."""
@@ -190,12 +215,20 @@ class FibreCoordinates(StandardisedCoordinates):
             beads: The beads' positions [nm] with shape=(batch, n_beads, 3).
             raw: r^3/3, -cos theta and phi with shape=(batch, n_features).
         """
-        bonds, angles, torsions = raw.split(self._sizes, dim=1)
-        points = self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
-        vectors = points[:, self._point_of] - beads[:, self._tree]
+        vectors = self.standing(beads, raw)[:, self._point_of] - beads[:, self._tree]
         rest = beads - torch.einsum("ba,nax->nbx", self.weights.to(beads), vectors)
         anchors = torch.einsum("bc,ncx->nbx", torch.linalg.inv(self._shares).to(beads), rest)
         return anchors[:, self._tree] + vectors
+
+    def standing(self, beads: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """Return the points of `placement` [nm]: the beads, and the atoms of the trees that stand on them.
+
+        Args:
+            beads: The beads' positions [nm] with shape=(batch, n_beads, 3).
+            raw: r^3/3, -cos theta and phi with shape=(batch, n_features).
+        """
+        bonds, angles, torsions = raw.split(self._sizes, dim=1)
+        return self.placement.place(beads, (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
 
     def log_jacobian(self) -> torch.Tensor:
         """Return 3 log |det M|."""

@@ -51,6 +51,11 @@ class Placement(nn.Module):
         """The number of points that are placed."""
         return self._references.shape[1]
 
+    @property
+    def references(self) -> torch.Tensor:
+        """The points of the bond, the angle and the torsion of each row, with shape=(3, n_rows)."""
+        return self._references
+
     def measure(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the coordinates of points.
 

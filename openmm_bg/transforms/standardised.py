@@ -8,6 +8,8 @@ import torch
 
 from openmm_bg.transforms.base import Coordinates
 
+_SMALLEST = 1e-6  # of deviations
+
 
 class StandardisedCoordinates(Coordinates):
     """What coordinates of bonds, angles and torsions share: features with centres and scales from data.
@@ -15,6 +17,7 @@ class StandardisedCoordinates(Coordinates):
     Raw coordinates are ordered: bonds (r^3/3), angles (-cos theta), torsions. Torsions that the data spread over
     more than half a circle are circular features; the other coordinates are centred and whitened by the inverse
     square root of their covariance (the symmetric one, so that each feature stays close to its own coordinate).
+    Or features are the deviations from the data's centres as they are (`fit_deviations`).
 
     Args:
         n_bonds: The number of bonds.
@@ -54,6 +57,26 @@ class StandardisedCoordinates(Coordinates):
         self.center, self.circular = center, is_circular
         self._whiten(self._offset(raw)[:, ~is_circular])
 
+    def fit_deviations(self, raw: torch.Tensor, turning: torch.Tensor) -> None:
+        """Learn centres alone: features are the deviations from them, each of its own coordinate.
+
+        Args:
+            raw: Raw coordinates of data with shape=(n_frames, n_features).
+            turning: Which torsions are circular features, with shape=(n_torsions,). The seam of these, at -pi and
+                pi, comes to lie in the largest gap of the data.
+        """
+        split, size = self._sizes[0] + self._sizes[1], raw.shape[1]
+        center = raw.mean(0)
+        for k in range(split, size):
+            _, middle = largest_gap(raw[:, k])
+            center[k] = wrap(middle + math.pi)
+            if not turning[k - split]:
+                center[k] += wrap(raw[:, k] - center[k]).mean()
+        self.center = center
+        self.circular = torch.cat([torch.zeros(split, dtype=torch.bool), turning.cpu()])
+        self.whiten, self.unwhiten = torch.eye(size).double(), torch.eye(size).double()
+        self.log_scale = torch.zeros((), dtype=torch.float64)
+
     def features_of(self, raw: torch.Tensor) -> torch.Tensor:
         """Return features with shape=(batch, n_features) of raw coordinates."""
         return self._offset(raw) @ self.whiten.to(raw).T
@@ -80,18 +103,31 @@ class StandardisedCoordinates(Coordinates):
         return torch.cat([offset[:, :split], wrap(offset[:, split:])], dim=1)
 
     def _whiten(self, offset: torch.Tensor) -> None:
-        covariance = torch.cov(offset.T).reshape(offset.shape[1], -1)
-        deviation = covariance.diagonal().sqrt().clamp_min(1e-6)
-        # The correlation matrix is better conditioned; few frames may make it singular.
-        values, vectors = torch.linalg.eigh(covariance / deviation[:, None] / deviation)
-        values = values.clamp_min(1e-4)
+        whiten, unwhiten, self.log_scale = whitening(offset)
         linear = torch.nonzero(~self.circular).flatten()
         block = (linear[:, None], linear)
         size = len(self.center)
         self.whiten, self.unwhiten = torch.eye(size).double(), torch.eye(size).double()
-        self.whiten[block] = (vectors / values.sqrt()) @ vectors.T / deviation
-        self.unwhiten[block] = deviation[:, None] * ((vectors * values.sqrt()) @ vectors.T)
-        self.log_scale = deviation.log().sum() + 0.5 * values.log().sum()
+        self.whiten[block], self.unwhiten[block] = whiten, unwhiten
+
+
+def whitening(offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what whitens data, symmetrically.
+
+    Args:
+        offset: Deviations from centres with shape=(n_frames, n).
+
+    Returns:
+        The matrix that whitens them and its inverse, both with shape=(n, n), and the latter's log-determinant.
+    """
+    covariance = torch.cov(offset.T).reshape(offset.shape[1], -1)
+    deviation = covariance.diagonal().sqrt().clamp_min(_SMALLEST)
+    # The correlation matrix is better conditioned; few frames may make it singular.
+    values, vectors = torch.linalg.eigh(covariance / deviation[:, None] / deviation)
+    values = values.clamp_min(1e-4)
+    whiten = (vectors / values.sqrt()) @ vectors.T / deviation
+    unwhiten = deviation[:, None] * ((vectors * values.sqrt()) @ vectors.T)
+    return whiten, unwhiten, deviation.log().sum() + 0.5 * values.log().sum()
 
 
 def wrap(angle: torch.Tensor) -> torch.Tensor:

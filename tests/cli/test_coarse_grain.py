@@ -175,6 +175,8 @@ def test_all_frames_are_taken_and_as_many_of_each_walker(
         ("--map", "learned", "--beads", "5"),
         ("--noisy",),
         ("--noisy", "--map", "residues"),
+        ("--flow", "autoregressive", "--reverse-weight", "0.5"),
+        ("--map", "residues", "--flow", "autoregressive"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
@@ -192,7 +194,8 @@ def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     result = run("info", model)
     assert result.code == 0, result.err
     text = " ".join(result.out.split())
-    n_beads = {"residues": 3, "learned": 5}.get(options[-1 - ("--beads" in options) * 2], 6)
+    chosen = options[options.index("--map") + 1] if "--map" in options else "atoms"
+    n_beads = {"residues": 3, "learned": 5}.get(chosen, 6)
     fixed = "no coordinate" if kind == "NoisyMap" else f"{3 * n_beads} of 66 coordinates"
     assert f"{kind} the beads fix {fixed} of the atoms" in text
     assert f"backmapped atoms {22 if kind == 'NoisyMap' else 22 - n_beads} " in text
@@ -256,6 +259,9 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--flow", "splines"), "There is no backmapping flow 'splines'; there are couplings, autoregressive"),
+        (("--flow", "autoregressive", "--noisy"), "with a noisy map choose couplings (--flow couplings)"),
+        (("--reverse-weight", "-1"), "--reverse-weight must not be negative"),
         (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),
         (("--atoms", "name QQ"), "names 0 atoms of alanine_dipeptide; at least three are needed"),
         (("--atoms", "nonsense ("), "is no selection of atoms"),

@@ -11,9 +11,9 @@ from chain_molecule import T, chain_data
 
 from openmm_bg import TorchPotential
 from openmm_bg.coarse_graining import generator
-from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
+from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import selection_map
@@ -36,7 +36,7 @@ def make_model(data):
     beads = coarse_map.beads(x)
     coordinates = coarse_map.coordinates(data.system.positions, data.system.bonds).fit(x)
     invariants = BeadInvariants(3).fit(beads)
-    flow = BackmappingFlow(coordinates, invariants, n_layers=2, hidden_features=8)
+    flow = CouplingBackmapping(coordinates, invariants, n_layers=2, hidden_features=8)
     energy = BeadEnergy(invariants, T, hidden_features=4).fit_prior(beads)
     flow.set_dtype(torch.float64)
     energy.set_dtype(torch.float64)

@@ -14,9 +14,9 @@ from openmmtools.mcmc import LangevinDynamicsMove, SequenceMove
 from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_bg import CoarseGrainedMove, FlowMove, TorchPotential, mcmc
-from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
+from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import centroid_map, selection_map
@@ -48,7 +48,7 @@ def models(data, tmp_path_factory):
         beads = one.draw(x, torch.Generator().manual_seed(0))
         invariants = BeadInvariants(3).fit(beads)
         coordinates = one.coordinates(data.system.positions, data.system.bonds).fit(x)
-        flow = BackmappingFlow(coordinates, invariants, n_layers=1, hidden_features=8)
+        flow = CouplingBackmapping(coordinates, invariants, n_layers=1, hidden_features=8)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
             for parameter in flow.parameters():

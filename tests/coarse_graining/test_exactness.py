@@ -1,5 +1,7 @@
 """Weighted averages are exact and densities normalised, on a molecule that is known by quadrature."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,8 @@ from chain_molecule import (
 from scipy.integrate import quad
 
 from openmm_bg import TorchPotential, statistics
-from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
+from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import LinearMap, assignment_map, centroid_map, selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
@@ -35,6 +37,11 @@ MAPS = {
     "centroids": lambda: centroid_map(5, [[0, 1], [2], [3, 4]]),
     "assignment": lambda: assignment_map(SOFT),
     "noisy": lambda: NoisyMap(selection_map(5, [0, 2, 4]), bond_width=0.1, angle_width=0.2),
+}
+AUTOREGRESSIVE = {"flow": "autoregressive", "reverse_weight": 0.2, "n_bins": 24}
+MODELS = {name: (name, {}) for name in MAPS} | {
+    "selection, autoregressive": ("selection", AUTOREGRESSIVE),
+    "assignment, autoregressive": ("assignment", AUTOREGRESSIVE),
 }
 N_GRID = 60
 SETTINGS = CoarseGrainingSettings(
@@ -95,12 +102,12 @@ def data():
     return chain_data(5, 6000)
 
 
-@pytest.fixture(scope="module", params=MAPS)
+@pytest.fixture(scope="module", params=MODELS)
 def model(request, data, tmp_path_factory):
     torch.manual_seed(0)
-    return train_coarse_grained(
-        data, MAPS[request.param](), tmp_path_factory.mktemp(request.param) / "model", SETTINGS
-    )
+    name, changes = MODELS[request.param]
+    settings = dataclasses.replace(SETTINGS, **changes)
+    return train_coarse_grained(data, MAPS[name](), tmp_path_factory.mktemp(name) / "model", settings)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +206,7 @@ def test_backmapping_density_is_normalised(name):
     }[name]()
     x = torch.from_numpy(data.positions)
     coordinates = bead_map.coordinates(data.system.positions, data.system.bonds).fit(x)
-    flow = BackmappingFlow(
+    flow = CouplingBackmapping(
         coordinates, BeadInvariants(3).fit(bead_map.beads(x)), n_layers=3, hidden_features=16
     )
     with torch.no_grad():
@@ -235,7 +242,7 @@ def test_whole_density_of_a_noisy_map_is_normalised(data):
     noisy = MAPS["noisy"]()
     coordinates = noisy.coordinates(system.positions, system.bonds).fit(x)
     beads = noisy.draw(x, torch.Generator().manual_seed(0))
-    flow = BackmappingFlow(coordinates, BeadInvariants(3).fit(beads), n_layers=2, hidden_features=16)
+    flow = CouplingBackmapping(coordinates, BeadInvariants(3).fit(beads), n_layers=2, hidden_features=16)
     flow.set_dtype(torch.float64)
     with torch.no_grad():
         flow.transform._transforms[0].network.final_layer.bias.normal_(

@@ -1,12 +1,14 @@
-"""The dispersion of weights, by hand, and that it knows no constant of the bead energy."""
+"""The dispersion of weights, by hand, that it knows no constant of the bead energy, and the reverse divergence."""
 
 import pytest
 import torch
-from chain_molecule import T, chain_data
+from chain_molecule import KT, T, chain_data
 
 from openmm_bg import TorchPotential
-from openmm_bg.coarse_graining.backmapping import BackmappingFlow
+from openmm_bg.coarse_graining import joint_loss
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
+from openmm_bg.coarse_graining.frames import Frames
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.joint_loss import CLASH, JointLoss, capped, dispersion
 from openmm_bg.coarse_graining.maps import selection_map
@@ -26,20 +28,24 @@ def test_clashes_are_capped_and_keep_their_gradients():
     torch.testing.assert_close(given.grad, torch.ones(3))
 
 
-@pytest.fixture(scope="module")
-def loss():
-    """The loss of networks that have learned nothing."""
+def new_loss(**changes):
+    """Return the loss of networks that have learned nothing."""
     data = chain_data(5, 200)
     bead_map, positions = selection_map(5, [1, 2, 3]), torch.from_numpy(data.positions)
     beads = bead_map.beads(positions)
     invariants = BeadInvariants(3).fit(beads)
     coordinates = bead_map.coordinates(data.system.positions, data.system.bonds, data.system.masses)
-    flow = BackmappingFlow(coordinates.fit(positions), invariants, n_layers=2, hidden_features=8)
+    flow = CouplingBackmapping(coordinates.fit(positions), invariants, n_layers=2, hidden_features=8)
     energy = BeadEnergy(invariants, T, hidden_features=8, n_hidden=1)
     energy.fit_prior(beads)
     potential = TorchPotential.from_system(data.system, dtype=torch.float64)
-    settings = CoarseGrainingSettings(n_steps=10, batch_size=64, own_start=0.0)
+    settings = CoarseGrainingSettings(n_steps=10, batch_size=64, own_start=0.0, **changes)
     return JointLoss(bead_map, flow, energy, potential, positions, settings)
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return new_loss()
 
 
 @pytest.mark.parametrize("constant", [-500.0, 500.0])
@@ -70,14 +76,14 @@ def test_draws_outside_the_domain_become_rarer(loss, monkeypatch):
         return torch.where((features[:, 0] > 0)[:, None, None], torch.nan, positions), logabsdet
 
     monkeypatch.setattr(loss.flow.coordinates, "inverse", partly)
-    value, _ = loss(10, None, torch.Generator().manual_seed(0))
+    (value,), _ = loss(10, None, torch.Generator().manual_seed(0))
     monkeypatch.undo()
     lost = drawn["features"][:, 0] > 0
     assert 0 < int(lost.sum()) < len(lost)
     parameters = list(loss.flow.transform.parameters())
 
     def contrast():
-        log_p = loss.flow.feature_log_prob(drawn["features"], loss.flow.invariants(drawn["beads"]))
+        log_p = loss.flow.feature_log_prob(drawn["features"], loss.flow.context(drawn["beads"]))
         return log_p[lost].mean() - log_p[~lost].mean()
 
     before = float(contrast().detach())
@@ -88,3 +94,49 @@ def test_draws_outside_the_domain_become_rarer(loss, monkeypatch):
                 parameter -= 1e-4 * gradient
         after = float(contrast())
     assert after < before
+
+
+def test_reverse_divergence_has_the_gradient_of_the_mean(monkeypatch):
+    """That of log p_inv + U / kT over draws of the same latents, by finite differences."""
+    loss = new_loss(reverse_weight=2.0)
+    loss.flow.set_dtype(torch.float64)
+    loss.frames = Frames(*(tensor.double() for tensor in loss.frames))
+    monkeypatch.setattr(joint_loss, "_LARGEST_FORCE", 1e9)
+    bias = loss.flow.transform._transforms[0].network.final_layer.bias
+    losses, _ = loss(10, None, torch.Generator().manual_seed(0))
+    assert len(losses) == 2
+    (gradient,) = torch.autograd.grad(losses[1], bias)
+
+    def mean(shift):
+        generator = torch.Generator().manual_seed(0)
+        torch.randint(loss.n_training, (64,), generator=generator)  # the data's frames
+        beads = loss.frames.beads[torch.randint(loss.n_training, (64,), generator=generator)]
+        with torch.no_grad():
+            bias.add_(shift)
+            features, log_p = loss.flow.draw(beads, generator=generator)
+            bias.sub_(shift)
+            positions, _ = loss.flow.coordinates.inverse(features, beads)
+        reduced = loss.potential.energy(positions) / KT
+        assert torch.isfinite(reduced).all()
+        return float((log_p + reduced).mean())
+
+    for k in (0, 3, 5):
+        shift = torch.zeros_like(bias)
+        shift[k] = 1e-5
+        expected = 2.0 * (mean(shift) - mean(-shift)) / 2e-5
+        assert abs(expected) > 0.01
+        assert float(gradient[k]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_forces_of_the_reverse_divergence_are_limited(monkeypatch):
+    """Atoms in the same place push each other away with the largest force and no more."""
+    loss = new_loss(reverse_weight=1.0)
+    forces = torch.zeros(1, 5, 3)
+    forces[0, 0], forces[0, 1] = torch.tensor([3e4 * KT, 4e4 * KT, 0.0]), torch.tensor([0.0, 0.0, 7.0 * KT])
+    monkeypatch.setattr(loss.potential, "energy_and_forces", lambda x: (torch.ones(len(x)), forces))
+    positions = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
+    _, reverse = loss._reverse(positions, torch.zeros(1))
+    (gradient,) = torch.autograd.grad(reverse, positions)
+    limit = joint_loss._LARGEST_FORCE
+    torch.testing.assert_close(gradient[0, 0], torch.tensor([-0.6 * limit, -0.8 * limit, 0.0]).double())
+    torch.testing.assert_close(gradient[0, 1], torch.tensor([0.0, 0.0, -7.0]).double())

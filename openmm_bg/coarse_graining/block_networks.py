@@ -1,0 +1,107 @@
+"""The networks of an autoregressive backmapping flow: those of all its blocks, side by side."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+STIFF_BINS = 5
+"""Bins of the splines of stiff coordinates."""
+
+HARMONICS = 3
+"""Multiples of a torsion whose cosine and sine networks see."""
+
+
+class BlockNetworks(nn.Module):
+    """The networks of all blocks, side by side: what they see, to densities of torsions and parameters of splines.
+
+    Args:
+        n_seen: Numbers that a block sees of its environment.
+        n_profile: Numbers that a rotor sees of what is around its axis.
+        width: Width of the networks.
+        n_bins: Points that a torsion's density is given at.
+        sizes: The number of stiff coordinates of each block.
+        turning: Which blocks have a torsion.
+    """
+
+    def __init__(
+        self, n_seen: int, n_profile: int, width: int, n_bins: int, sizes: list[int], turning: list[int]
+    ) -> None:
+        super().__init__()
+        n_blocks, n_torsions = len(sizes), len(turning)
+        self.first = _SideBySide(n_blocks, n_seen, width)
+        self.inner = _Residual(n_blocks, width)
+        self.profile_in = _SideBySide(n_torsions, n_profile, width)
+        self.inner_profile = _Residual(n_torsions, width)
+        self.torsion_head = _SideBySide(n_torsions, width, n_bins, gain=0.0)
+        self.profile_head = _SideBySide(n_torsions, n_profile, n_bins, gain=0.0)
+        self.torsion_in = _SideBySide(n_blocks, 2 * HARMONICS, width)
+        self.inner_turned = _Residual(n_blocks, width)
+        self.stiff_heads = nn.ModuleList(nn.Linear(width, size * (3 * STIFF_BINS + 3)) for size in sizes)
+        for head in self.stiff_heads:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def trunk(self, seen: torch.Tensor, blocks: slice = slice(None)) -> torch.Tensor:
+        """Return what blocks make of what they see, with shape=(n_blocks, batch, width)."""
+        return self.inner(self.first(seen, blocks), blocks)
+
+    def turned(
+        self, hidden: torch.Tensor, harmonics: torch.Tensor, blocks: slice = slice(None)
+    ) -> torch.Tensor:
+        """Return the same, with their torsions."""
+        return self.inner_turned(hidden + self.torsion_in(harmonics, blocks), blocks)
+
+    def torsions(
+        self, hidden: torch.Tensor, profiles: torch.Tensor, heads: slice = slice(None)
+    ) -> torch.Tensor:
+        """Return the logits of torsions' densities with shape=(n_torsions, n_bins, batch).
+
+        Args:
+            hidden: What the trunk makes of their blocks, with shape=(n_torsions, batch, width).
+            profiles: What is around their axes, with shape=(n_torsions, batch, n_profile).
+            heads: Which torsions.
+        """
+        hidden = self.inner_profile(hidden + self.profile_in(profiles, heads), heads)
+        logits = self.torsion_head(functional.silu(hidden), heads) + self.profile_head(profiles, heads)
+        return logits.transpose(1, 2)
+
+    def stiff(self, hidden: torch.Tensor, block: int) -> torch.Tensor:
+        """Return shifts, log-scales and splines of a block with shape=(size, 3 bins + 3, batch)."""
+        return _transposed(self.stiff_heads[block], functional.silu(hidden)).unflatten(
+            0, (-1, 3 * STIFF_BINS + 3)
+        )
+
+
+class _SideBySide(nn.Module):
+    """Linear maps of blocks, each of its own input."""
+
+    def __init__(self, n_blocks: int, n_in: int, n_out: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_blocks, n_in, n_out) * (gain / math.sqrt(n_in)))
+        self.bias = nn.Parameter(torch.zeros(n_blocks, 1, n_out))
+
+    def forward(self, x: torch.Tensor, blocks: slice = slice(None)) -> torch.Tensor:
+        """Apply those of some blocks to inputs with shape=(n_blocks, batch, n_in)."""
+        return torch.baddbmm(self.bias[blocks], x, self.weight[blocks])
+
+
+class _Residual(nn.Module):
+    """A residual layer of blocks."""
+
+    def __init__(self, n_blocks: int, width: int) -> None:
+        super().__init__()
+        self.first = _SideBySide(n_blocks, width, width)
+        self.second = _SideBySide(n_blocks, width, width, gain=0.1)
+
+    def forward(self, x: torch.Tensor, blocks: slice = slice(None)) -> torch.Tensor:
+        """Apply those of some blocks."""
+        return x + self.second(functional.silu(self.first(functional.silu(x), blocks)), blocks)
+
+
+def _transposed(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Return a linear map's result with the batch last, without a copy."""
+    return torch.addmm(linear.bias[:, None], linear.weight, x.t())
