@@ -76,7 +76,7 @@ def coarse_grain(
         str,
         typer.Option(help="couplings, or autoregressive: one rotor after the other, by the atoms around it."),
     ] = "couplings",
-    n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers of a flow of couplings.")] = 8,
+    n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers.")] = 8,
     n_bins: Annotated[
         int, typer.Option("--bins", help="Bins of a spline, or points of a torsion's density.")
     ] = 8,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from nflows.transforms import CompositeTransform
 from torch import nn
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.block_layout import BlockLayout, Wave, reach
-from openmm_bg.coarse_graining.block_networks import HARMONICS, BlockNetworks
+from openmm_bg.coarse_graining.block_networks import HARMONICS, STIFF_BINS, BlockNetworks
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.local_environment import AxialProfiles, LocalEnvironments, nearest
+from openmm_bg.flows.layers import spline_layers
 from openmm_bg.transforms import FibreCoordinates
 from openmm_bg.transforms.circular_density import circular_density
 from openmm_bg.transforms.placement import Placement
@@ -36,14 +39,16 @@ class AutoregressiveBackmapping(BackmappingFlow):
     bent by splines. The networks of a block see where the nearest of the beads and of the atoms that are already
     placed are, in a frame of the block's own (`LocalEnvironments`); that of the torsion sees how crowded it is
     around the axis (`AxialProfiles`), that of the stiff coordinates the torsion. So side chains get by each other
-    without having to learn where others are from their torsions. The density of a configuration takes one pass; a
-    draw takes one after the other.
+    without having to learn where others are from their torsions. Blocks that wait for no other are drawn at once;
+    coupling layers make them depend on each other. The density of a configuration takes one pass; a draw takes one
+    after the other.
 
     Args:
         coordinates: Coordinates of the fibre, with `FibreCoordinates.fit_turning`.
         invariants: The fitted invariants of the beads, which tell those that are far from the data.
         blocks: The blocks: their rows, whether they turn, and whether they wait for others.
         environments: The points that each block sees; points are numbered as those of the coordinates' placement.
+        n_layers: Coupling layers of what waits for no other block.
         n_bins: Points that the density of a torsion is given at.
         bound: The stiff coordinates' splines act within this many standard deviations.
         hidden_features: Width of the networks.
@@ -57,6 +62,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         *,
         blocks: Sequence[Sequence[Any]],
         environments: Sequence[Sequence[int]],
+        n_layers: int = 4,
         n_bins: int = 36,
         bound: float = 6.0,
         hidden_features: int = 64,
@@ -66,6 +72,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         self._settings = {
             "blocks": [list(block) for block in blocks],
             "environments": [list(points) for points in environments],
+            "n_layers": n_layers,
             "n_bins": n_bins,
             "bound": bound,
             "hidden_features": hidden_features,
@@ -90,16 +97,35 @@ class AutoregressiveBackmapping(BackmappingFlow):
             blank = torch.cat([torch.eye(size, dtype=torch.float64).flatten() for size in self._sizes])
             self.register_buffer(f"_{name}", blank)
         self.register_buffer("_log_scale", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("_crowding", torch.zeros(len(turning), self.profiles.n_features, n_bins))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks = BlockNetworks(
                 self.environments.n_features,
                 self.profiles.n_features,
+                self.profiles.n_circles,
                 hidden_features,
                 n_bins,
                 self._sizes,
                 turning,
             )
+            n_first = sum(
+                size for size, block in zip(self._sizes, self.blocks, strict=True) if not block.waits
+            )
+            self.register_buffer("_first", self._stiff[:n_first], persistent=False)
+            couplings = []
+            if n_first > 1:
+                couplings = spline_layers(
+                    torch.zeros(n_first, dtype=torch.bool),
+                    n_layers,
+                    n_bins=STIFF_BINS,
+                    bound=bound,
+                    hidden_features=hidden_features,
+                    n_blocks=1,
+                    generator=torch.Generator().manual_seed(seed),
+                    n_context=invariants.n_invariants,
+                )
+            self.couplings = CompositeTransform(couplings)
 
     @classmethod
     def from_data(
@@ -146,8 +172,9 @@ class AutoregressiveBackmapping(BackmappingFlow):
         self.environments.fit(points)
         if len(self._turning):
             chosen = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(1))[:_FRAMES]]
-            self.profiles.fit_circles(chosen, self._reach())
+            phases = self.profiles.fit_circles(chosen, *self._reach())
             self.profiles.fit(points)
+            self._crowding = self._crowding_at_bins(phases).float()
         offsets = self.coordinates.features_of(raw)
         whiten, unwhiten, log_scale = [], [], torch.zeros_like(self._log_scale)
         for stiff in offsets[:, self._stiff].split(self._sizes, dim=1):
@@ -159,15 +186,23 @@ class AutoregressiveBackmapping(BackmappingFlow):
         self._unwhiten = torch.cat(unwhiten)
         self._log_scale = log_scale
 
-    def _reach(self) -> list[list[int]]:
-        """Return the columns of the points that move with each rotor."""
-        column = self._placed.argsort().tolist()
+    def _crowding_at_bins(self, phases: torch.Tensor) -> torch.Tensor:
+        """Return what gives how crowded it is for rotors at the points where densities are given."""
+        n_bins = self._crowding.shape[-1]
+        grid = -math.pi + 2.0 * math.pi * torch.arange(n_bins, dtype=torch.float64) / n_bins
+        return self.profiles.crowding(phases, grid + self.coordinates.center[self._torsions, None])
+
+    def _reach(self) -> tuple[list[list[int]], list[int]]:
+        """Return the columns of the points that move with each rotor, and those of the first."""
+        n_given, column = len(self.coordinates.matrix.anchors), self._placed.argsort().tolist()
         turning = [block for block in self.blocks if block.turns]
-        return [[column[p] for p in reach(self.coordinates, block)] for block in turning]
+        moved = [[column[p] for p in reach(self.coordinates, block)] for block in turning]
+        return moved, [column[n_given + block.rows[0]] for block in turning]
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Set the precision of the networks; coordinates and densities stay in float64."""
         self.networks.to(dtype)
+        self.couplings.to(dtype)
 
     def context(self, beads: torch.Tensor) -> torch.Tensor:
         """Return the beads themselves, in the precision in which atoms are to be placed."""
@@ -183,8 +218,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         latents = turned.new_zeros(features.shape)
         log_det = -self._log_scale.to(latents)
         if len(self._turning):
-            profiles = self.profiles(points).to(self.dtype)
-            logits = self.networks.torsions(hidden[self._turning], profiles)
+            logits = self._logits(points, hidden[self._turning], slice(None))
             found, logabsdet = circular_density(turned.t(), logits)
             latents, log_det = latents.index_copy(1, self._torsions, found.t()), log_det + logabsdet
         hidden = self.networks.turned(hidden, self._all_harmonics(turned))
@@ -194,11 +228,15 @@ class AutoregressiveBackmapping(BackmappingFlow):
             slice(None),
             inverse=False,
         )
-        return latents.index_copy(1, self._stiff, found), log_det + logabsdet
+        latents, log_det = latents.index_copy(1, self._stiff, found), log_det + logabsdet
+        first, logabsdet = self.couplings(latents[:, self._first], self._invariants(context))
+        return latents.index_copy(1, self._first, first), log_det + logabsdet
 
     def to_features(self, latents: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features with the shape of latents, and log-determinants with shape=(batch,)."""
-        points, log_det = context, self._log_scale.to(latents)
+        first, log_det = self.couplings.inverse(latents[:, self._first], self._invariants(context))
+        latents, log_det = latents.index_copy(1, self._first, first), log_det + self._log_scale.to(latents)
+        points = context
         columns, values = [], []
         for wave, placement in zip(self._waves, self._placements, strict=True):
             hidden = self.networks.trunk(self.environments(points, wave.blocks).to(self.dtype), wave.blocks)
@@ -207,8 +245,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
             if wave.turns:
                 column = self._torsions[wave.head]
                 heads = slice(wave.head, wave.head + 1)
-                profiles = self.profiles(points, heads).to(self.dtype)
-                logits = self.networks.torsions(hidden, profiles, heads)
+                logits = self._logits(points, hidden, heads)
                 torsion, logabsdet = circular_density(latents[None, :, column], logits, inverse=True)
                 log_det, harmonics = log_det + logabsdet, _harmonics(torsion)
                 drawn.append(torsion.t())
@@ -225,6 +262,10 @@ class AutoregressiveBackmapping(BackmappingFlow):
         order = torch.cat(columns).argsort()
         return torch.cat(values, dim=1)[:, order].to(self.dtype), log_det
 
+    def _invariants(self, beads: torch.Tensor) -> torch.Tensor:
+        """Return what the coupling layers see of beads."""
+        return self.invariants(beads).to(self.dtype)
+
     def _placed_atoms(
         self, points: torch.Tensor, offsets: torch.Tensor, wave: Wave, placement: Placement
     ) -> torch.Tensor:
@@ -236,6 +277,12 @@ class AutoregressiveBackmapping(BackmappingFlow):
         bonds, angles = bonds.clamp_min(1e-6), angles.clamp(-0.999999, 0.999999)
         placed = placement.place(points[:, wave.given], (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
         return placed[:, len(wave.given) :]
+
+    def _logits(self, points: torch.Tensor, hidden: torch.Tensor, heads: slice) -> torch.Tensor:
+        """Return the logits of torsions' densities with shape=(n_torsions, n_bins, batch)."""
+        raw = self.profiles.raw(points, heads)
+        seen = self.profiles.standardised(raw, heads).to(self.dtype)
+        return self.networks.torsions(hidden, seen, raw.to(self.dtype), self._crowding[heads], heads)
 
     def _all_harmonics(self, torsions: torch.Tensor) -> torch.Tensor:
         """Return what networks see of all blocks' torsions, with shape=(n_blocks, batch, 6); zeros of others."""

@@ -11,6 +11,8 @@ from torch.nn import functional
 STIFF_BINS = 5
 """Bins of the splines of stiff coordinates."""
 
+_REPULSION = 5.0  # kT, at the beginning, for a point in the place of one of the rotor's
+
 HARMONICS = 3
 """Multiples of a torsion whose cosine and sine networks see."""
 
@@ -21,6 +23,7 @@ class BlockNetworks(nn.Module):
     Args:
         n_seen: Numbers that a block sees of its environment.
         n_profile: Numbers that a rotor sees of what is around its axis.
+        n_circles: How many circles these are about, as many for each.
         width: Width of the networks.
         n_bins: Points that a torsion's density is given at.
         sizes: The number of stiff coordinates of each block.
@@ -28,7 +31,14 @@ class BlockNetworks(nn.Module):
     """
 
     def __init__(
-        self, n_seen: int, n_profile: int, width: int, n_bins: int, sizes: list[int], turning: list[int]
+        self,
+        n_seen: int,
+        n_profile: int,
+        n_circles: int,
+        width: int,
+        n_bins: int,
+        sizes: list[int],
+        turning: list[int],
     ) -> None:
         super().__init__()
         n_blocks, n_torsions = len(sizes), len(turning)
@@ -37,7 +47,7 @@ class BlockNetworks(nn.Module):
         self.profile_in = _SideBySide(n_torsions, n_profile, width)
         self.inner_profile = _Residual(n_torsions, width)
         self.torsion_head = _SideBySide(n_torsions, width, n_bins, gain=0.0)
-        self.profile_head = _SideBySide(n_torsions, n_profile, n_bins, gain=0.0)
+        self.repulsion = nn.Parameter(torch.full((n_torsions, n_circles), math.log(_REPULSION)))
         self.torsion_in = _SideBySide(n_blocks, 2 * HARMONICS, width)
         self.inner_turned = _Residual(n_blocks, width)
         self.stiff_heads = nn.ModuleList(nn.Linear(width, size * (3 * STIFF_BINS + 3)) for size in sizes)
@@ -56,18 +66,29 @@ class BlockNetworks(nn.Module):
         return self.inner_turned(hidden + self.torsion_in(harmonics, blocks), blocks)
 
     def torsions(
-        self, hidden: torch.Tensor, profiles: torch.Tensor, heads: slice = slice(None)
+        self,
+        hidden: torch.Tensor,
+        seen: torch.Tensor,
+        raw: torch.Tensor,
+        crowding: torch.Tensor,
+        heads: slice = slice(None),
     ) -> torch.Tensor:
         """Return the logits of torsions' densities with shape=(n_torsions, n_bins, batch).
 
+        They begin as a repulsion of the rotors' points by all others, which the network corrects.
+
         Args:
             hidden: What the trunk makes of their blocks, with shape=(n_torsions, batch, width).
-            profiles: What is around their axes, with shape=(n_torsions, batch, n_profile).
+            seen: What is around their axes (`AxialProfiles`), with shape=(n_torsions, batch, n_profile).
+            raw: The same, not standardised.
+            crowding: What these say of how crowded it is, with shape=(n_torsions, n_profile, n_bins).
             heads: Which torsions.
         """
-        hidden = self.inner_profile(hidden + self.profile_in(profiles, heads), heads)
-        logits = self.torsion_head(functional.silu(hidden), heads) + self.profile_head(profiles, heads)
-        return logits.transpose(1, 2)
+        hidden = self.inner_profile(hidden + self.profile_in(seen, heads), heads)
+        logits = self.torsion_head(functional.silu(hidden), heads)
+        strength = self.repulsion[heads].exp()
+        strength = strength.repeat_interleave(raw.shape[2] // strength.shape[1], dim=1)
+        return (logits - torch.bmm(raw, strength[:, :, None] * crowding.to(raw))).transpose(1, 2)
 
     def stiff(self, hidden: torch.Tensor, block: int) -> torch.Tensor:
         """Return shifts, log-scales and splines of a block with shape=(size, 3 bins + 3, batch)."""

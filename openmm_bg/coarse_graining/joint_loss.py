@@ -121,7 +121,8 @@ class JointLoss:
         """Return figures of networks on the frames that are held out."""
         frames = Frames(*(tensor[self.n_training :] for tensor in self.frames))
         with torch.no_grad():
-            log_p = flow.feature_log_prob(frames.features, frames.context)
+            parts = zip(frames.features.split(_CHUNK), frames.context.split(_CHUNK), strict=True)
+            log_p = torch.cat([flow.feature_log_prob(*part) for part in parts])
             deviation = self.deviation(frames, energy(frames.beads), log_p)
             spread = capped(deviation - deviation.mean()).std()
         return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
@@ -151,13 +152,13 @@ class JointLoss:
         beads, reverse = beads.double(), None
         with torch.set_grad_enabled(self.settings.reverse_weight > 0):
             features, log_p = self.flow.draw(beads, generator=generator)
-            positions, _ = self.flow.coordinates.inverse(features.double(), beads)
         if self.settings.reverse_weight > 0:
-            reduced, reverse = self._reverse(positions, log_p)
+            positions, reduced, reverse = self._reverse(features, log_p, beads)
         else:
+            positions, _ = self.flow.coordinates.inverse(features.double(), beads)
             reduced = self.potential.energy(positions).double() / self._kt
         with torch.no_grad():
-            positions, features = positions.detach(), features.detach()
+            features = features.detach()
             frames, kept = make_frames(
                 self.coarse_map, self.flow, positions, reduced, beads=beads, generator=generator
             )
@@ -165,20 +166,22 @@ class JointLoss:
             return Frames.joined([frames, self._lost(features[lost], beads[lost])]), reverse
 
     def _reverse(
-        self, positions: torch.Tensor, log_p: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return reduced energies of draws, and what has the gradient of the mean of log p_inv + U / kT.
+        self, features: torch.Tensor, log_p: torch.Tensor, beads: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return positions and energies of draws, and what has the gradient of the mean of log p_inv + U / kT.
 
         Forces are limited, so that atoms that are in the same place push each other away, and no more.
         """
+        positions, _ = self.flow.coordinates.inverse(features.double(), beads)
         energies, forces = self.potential.energy_and_forces(positions.detach())
         forces = forces.double() / self._kt
-        limit = (_LARGEST_FORCE / forces.norm(dim=2, keepdim=True)).clamp_max(1.0)
+        forces = forces * (_LARGEST_FORCE / forces.norm(dim=2, keepdim=True)).clamp_max(1.0)
         inside = torch.isfinite(energies) & torch.isfinite(positions).all(dim=(1, 2))
+        reduced, found = energies.double() / self._kt, positions.detach()
         if not inside.any():
-            return energies.double() / self._kt, None
-        work = -((limit * forces)[inside] * positions[inside]).sum(dim=(1, 2))
-        return energies.double() / self._kt, (work.to(log_p) + log_p[inside]).mean()
+            return found, reduced, None
+        work = -(forces[inside] * positions[inside]).sum(dim=(1, 2))
+        return found, reduced, (work.to(log_p) + log_p[inside]).mean()
 
     def _lost(self, features: torch.Tensor, beads: torch.Tensor) -> Frames:
         """Return draws outside the domain as frames of infinite energy, so that they become rarer."""

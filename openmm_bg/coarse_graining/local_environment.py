@@ -68,21 +68,25 @@ class LocalView(nn.Module):
             points: Points [nm] with shape=(batch, n_points, 3); they may be the first of all.
             groups: Which groups.
         """
-        seen = self._raw(points, groups)
+        return self.standardised(self.raw(points, groups), groups)
+
+    def standardised(self, seen: torch.Tensor, groups: slice = slice(None)) -> torch.Tensor:
+        """Return what `raw` gives, standardised by data."""
         return (seen - self.mean[groups].to(seen)) / self.deviation[groups].to(seen)
 
     def fit(self, points: torch.Tensor) -> None:
         """Learn means and deviations from data with shape=(batch, n_points, 3)."""
         total = squares = torch.zeros_like(self.mean)
         for chunk in points.split(_CHUNK):
-            seen = self._raw(chunk, slice(None))
+            seen = self.raw(chunk)
             total = total + seen.sum(1, keepdim=True)
             squares = squares + seen.square().sum(1, keepdim=True)
         self.mean = total / len(points)
         variance = squares / len(points) - self.mean.square()
         self.deviation = variance.clamp_min(self._smallest**2).sqrt()
 
-    def _raw(self, points: torch.Tensor, groups: slice) -> torch.Tensor:
+    def raw(self, points: torch.Tensor, groups: slice = slice(None)) -> torch.Tensor:
+        """Return the same before it is standardised."""
         return self.numbers(self.local(points, groups, self._points[groups]), groups).transpose(0, 1)
 
 
@@ -128,26 +132,61 @@ class AxialProfiles(LocalView):
         shape = len(points), self.n_circles, 2
         self.register_buffer("circles", torch.zeros(shape, dtype=torch.float64))
 
-    def fit_circles(self, points: torch.Tensor, own: list[list[int]]) -> None:
-        """Learn the circles along which points of groups move, from data with shape=(batch, n_points, 3).
+    def fit_circles(self, points: torch.Tensor, own: list[list[int]], first: list[int]) -> torch.Tensor:
+        """Learn the circles along which points of rotors move.
 
         Args:
-            points: The data [nm].
-            own: The points that turn with each group.
+            points: The data [nm] with shape=(batch, n_points, 3).
+            own: The points that move with each rotor.
+            first: The point of each whose angle is the rotor's torsion.
+
+        Returns:
+            The means of exp(i d) with shape=(n_groups, n_circles), where d is the difference between the angle of
+            a circle's point and the torsion: their absolute value says how far it turns with the rotor. Zero for
+            circles that are there a second time, as there are fewer points.
         """
-        found = []
-        for k, mine in enumerate(own):
+        circles, phases = [], []
+        for k, (mine, one) in enumerate(zip(own, first, strict=True)):
             local = self.local(points, slice(k, k + 1), torch.tensor([mine]))[:, 0]
             places = torch.stack([local[..., 0], local[..., 1:].norm(dim=-1)], dim=-1).mean(0)
-            found.append(places[_spread_out(places, self.n_circles)])
-        self.circles = torch.stack(found)
+            angle = torch.atan2(local[..., 2], local[..., 1])
+            chosen = _spread_out(places, self.n_circles)
+            circles.append(places[chosen])
+            turned = angle - angle[:, mine.index(one), None]
+            found = torch.polar(torch.ones_like(turned), turned).mean(0)[chosen]
+            repeated = [circle in chosen[:k].tolist() for k, circle in enumerate(chosen.tolist())]
+            phases.append(torch.where(torch.tensor(repeated), 0.0, found))
+        self.circles = torch.stack(circles)
+        return torch.stack(phases)
+
+    def crowding(self, phases: torch.Tensor, torsions: torch.Tensor) -> torch.Tensor:
+        """Return how to compute from the numbers how crowded it would be for a rotor's points at some torsions.
+
+        Args:
+            phases: As of `fit_circles`.
+            torsions: Torsions [rad] with shape=(n_groups, n_torsions).
+
+        Returns:
+            For each number what it adds to its circle's point, with shape=(n_groups, n_features, n_torsions), not
+            standardised. A point in the place of the circle's counts as one, at the distance d as
+            exp(-d^2 / 2 s^2).
+        """
+        multiples = torch.arange(self._MULTIPLES + 1, dtype=torch.float64)
+        width = (self._WIDTH / self.circles[..., 1:].clamp_min(self._WIDTH)).clamp_min(0.25)
+        kernel = (-0.5 * (multiples * width) ** 2).exp() * torch.where(multiples > 0, 2.0, 1.0)
+        kernel = kernel / kernel.sum(-1, keepdim=True) * phases.abs()[..., None] ** (multiples**2)
+        angles = torsions[:, None] + phases.angle()[:, :, None]
+        waves = [torch.ones_like(angles)]
+        for m in range(1, self._MULTIPLES + 1):
+            waves += [(m * angles).cos(), (m * angles).sin()]
+        of_wave = torch.tensor([0, *(m for m in range(1, self._MULTIPLES + 1) for _ in range(2))])
+        return (torch.stack(waves, dim=2) * kernel[:, :, of_wave, None]).flatten(1, 2)
 
     def numbers(self, local: torch.Tensor, groups: slice) -> torch.Tensor:
         """Return numbers with shape=(batch, n_groups, n_features)."""
         radius = (local[..., 1:].square().sum(-1, keepdim=True) + self._SOFT**2).sqrt()
-        places = torch.cat([local[..., :1], radius], dim=-1)
-        circles = self.circles[groups].to(local)
-        away = (places[:, :, :, None] - circles[:, None]).square().sum(-1)
+        along, across = self.circles[groups].to(local)[:, None].unbind(-1)
+        away = (local[..., :1] - along).square() + (radius - across).square()
         near = (away * (-0.5 / self._WIDTH**2)).exp()  # batch, groups, seen, circles
         cosine, sine = (local[..., 1:] / radius).unbind(-1)
         waves, (real, imaginary) = [torch.ones_like(cosine)], (cosine, sine)

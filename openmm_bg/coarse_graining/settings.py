@@ -52,7 +52,7 @@ class CoarseGrainingSettings:
             say nothing.
         flow: The kind of backmapping flow: "couplings" (`CouplingBackmapping`) or "autoregressive"
             (`AutoregressiveBackmapping`), which is for maps without noise.
-        n_layers: Coupling layers of a flow of couplings.
+        n_layers: Coupling layers.
         n_bins: Bins of the flow's splines.
         hidden_features: Width of its networks.
         n_blocks: Residual blocks of the conditioners of a flow of couplings.
@@ -110,9 +110,9 @@ class CoarseGrainingSettings:
 
     def flow_settings(self) -> dict[str, int]:
         """Return the settings of the backmapping flow."""
-        names = ("n_bins", "hidden_features", "seed")
+        names = ("n_layers", "n_bins", "hidden_features", "seed")
         if self.flow == "couplings":
-            names += ("n_layers", "n_blocks")
+            names += ("n_blocks",)
         return {name: getattr(self, name) for name in names}
 
     def energy_settings(self) -> dict[str, int]:

@@ -259,7 +259,10 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--flow", "splines"), "There is no backmapping flow 'splines'; there are couplings, autoregressive"),
+        (
+            ("--flow", "splines"),
+            "There is no backmapping flow 'splines'; there are couplings, autoregressive",
+        ),
         (("--flow", "autoregressive", "--noisy"), "with a noisy map choose couplings (--flow couplings)"),
         (("--reverse-weight", "-1"), "--reverse-weight must not be negative"),
         (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),

@@ -78,7 +78,7 @@ def test_draws_have_their_density_and_their_beads(shaken_dipeptide, dipeptide_fl
     found = dipeptide_flow.log_prob(drawn[inside], beads[inside])
     assert (found - log_p[inside]).abs().max() < 1e-8
     # A wrong density would be found: neighbours' draws have another.
-    assert (found - log_p[inside].roll(1)).abs().min() > 1e-3
+    assert (found - log_p[inside].roll(1)).abs().median() > 1.0
 
 
 def test_log_determinants_are_those_of_the_map(shaken_dipeptide, dipeptide_flow):
