@@ -58,6 +58,12 @@ def coarse_grain(
     dispersion_weight: Annotated[
         float, typer.Option(help="Weight of the weights' dispersion.", rich_help_panel=options.OPTIMISER)
     ] = 1.0,
+    dispersion_range: Annotated[
+        float,
+        typer.Option(
+            help="Deviations of more than this many kT count linearly.", rich_help_panel=options.OPTIMISER
+        ),
+    ] = 3.0,
     reverse_weight: Annotated[
         float,
         typer.Option(

@@ -16,8 +16,8 @@ _NETWORKS = "networks.safetensors"
 _MOST_BEADS = 12  # that are named
 # The entry of the header, how the names of its trained numbers begin, and what it is; the rest was fitted to data.
 _PARTS = (
-    ("flow", "flow.transform.", "backmapping flow"),
-    ("energy", "energy.network.", "bead energy"),
+    ("flow", ("flow.transform.", "flow.networks.", "flow.couplings."), "backmapping flow"),
+    ("energy", ("energy.network.",), "bead energy"),
 )
 
 
@@ -76,9 +76,12 @@ def _networks(directory: Path, header: Mapping[str, Any]) -> list[Fact]:
     except SafetensorError as error:
         raise ModelFileError(f"{directory / _NETWORKS} cannot be read; copy it again.") from error
     facts = []
-    for entry, prefix, name in _PARTS:
-        count = sum(size for key, size in sizes.items() if key.startswith(prefix))
-        text = ", ".join(f"{key} {value}" for key, value in header[entry]["settings"].items())
+    for entry, prefixes, name in _PARTS:
+        count = sum(size for key, size in sizes.items() if key.startswith(prefixes))
+        settings = header[entry]["settings"].items()
+        text = ", ".join(f"{key} {value}" for key, value in settings if _is_brief(value))
+        if kind := header[entry].get("kind"):
+            text = f"{kind}: {text}"
         facts.append(Fact(name, f"{count:,} parameters", text))
     temperature = header["energy"]["temperature"]
     return [*facts, Fact("temperature", f"{temperature:g} K", "the only one that it is for")]
@@ -90,7 +93,7 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
         parts = (f"{data['n_walkers']} walkers", str(data.get("command", "")))
         frames = f"{data['n_frames']:,} frames" if "n_frames" in data else "frames"
         facts.append(Fact("data", frames, ": ".join(part for part in parts if part)))
-    names = ("batch_size", "learning_rate", "force_weight", "dispersion_weight", "seed")
+    names = ("batch_size", "learning_rate", "force_weight", "dispersion_weight", "reverse_weight", "seed")
     text = ", ".join(f"{name} {settings[name]:g}" for name in names if name in settings)
     facts.append(Fact("steps", f"{training['n_steps']:,}", text))
     facts.append(Fact("energy evaluations", f"{training['n_energy_evaluations']:,}", "of atoms"))

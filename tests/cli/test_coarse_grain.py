@@ -194,6 +194,10 @@ def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     result = run("info", model)
     assert result.code == 0, result.err
     text = " ".join(result.out.split())
+    flow = CoarseGrainedGenerator.load(model).flow
+    assert type(flow).__name__.lower().startswith("autoregressive" if "--flow" in options else "coupling")
+    assert f"{sum(p.numel() for p in flow.parameters()):,} parameters {type(flow).__name__}: " in text
+    assert len(text) < 4000  # no lists of atoms
     chosen = options[options.index("--map") + 1] if "--map" in options else "atoms"
     n_beads = {"residues": 3, "learned": 5}.get(chosen, 6)
     fixed = "no coordinate" if kind == "NoisyMap" else f"{3 * n_beads} of 66 coordinates"

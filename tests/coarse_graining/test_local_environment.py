@@ -12,7 +12,7 @@ WIDTH = 0.12  # nm
 
 
 def in_frame(x, radius, angle):
-    """Return places around the axis z of the frame of points 0 (origin), 1 (before it on the axis) and 2 (plane)."""
+    """Points 0, 1, 2 of a frame; 3 and 4 turn around the axis, 4 is 2 rad ahead; 5 to 10 are anywhere around."""
     return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle), x], dim=-1)
 
 
