@@ -147,8 +147,8 @@ def coarse_grain(
     ]
     print_summary(rows, title=f"coarse-grained model at {model.temperature:g} K: {output}")
     if k > UNRELIABLE_PARETO_K:
-        say(
-            f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. Train longer (--steps), with "
-            "more data, or with other beads."
-        )
+        ways = "Train longer (--steps), with more data, or with other beads"
+        if flow == "couplings" and not noisy:
+            ways += "; if side chains get in each other's way, --flow autoregressive --reverse-weight 1"
+        say(f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. {ways}.")
     say(f"Weighted samples: openmm-bg backmap {output} -o samples.h5")

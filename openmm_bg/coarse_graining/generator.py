@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,10 +48,10 @@ class Backmapped(NamedTuple):
 
     Attributes:
         positions: Configurations [nm] with shape=(n, n_atoms, 3); NaN outside the domain.
-        log_p: log p_inv(x | z) with shape=(n,).
+        log_p: log p_inv(x | z) with shape=(n,); of several tries, that of the one that was chosen.
         reduced_energy: Energies in kT with shape=(n,); +inf where there is none.
         log_weights: -U/kT + log r(z | x) - log rho(z) - log p_inv(x | z), up to a constant, with shape=(n,); -inf
-            outside the domain.
+            outside the domain. Of several tries, the logarithm of the mean of their weights.
         far: Whether the beads are far outside the range of the training data, with shape=(n,).
     """
 
@@ -139,6 +140,7 @@ class CoarseGrainedGenerator:
         n: int,
         *,
         seed: int = 0,
+        n_tries: int = 1,
         sampling: BeadSamplingSettings | None = None,
         progress: bool = False,
         on_frame: Callable[[BeadSampler], None] | None = None,
@@ -148,6 +150,7 @@ class CoarseGrainedGenerator:
         Args:
             n: How many; rounded up to a multiple of the number of walkers.
             seed: Same seed, same samples.
+            n_tries: Of how many configurations of the same beads each is chosen; see `backmap`.
             sampling: How bead configurations are sampled.
             progress: Show a progress bar.
             on_frame: Called with the sampler of the beads after each of its frames, as for the configurations that
@@ -158,8 +161,9 @@ class CoarseGrainedGenerator:
             log r(z | x), up to a constant, so that there are no absolute free energies.
 
         Raises:
-            InputError: If there is no potential, or n is not positive.
+            InputError: If there is no potential, or n or the number of tries is not positive.
         """
+        _check_tries(n_tries)
         if n < 1 or n != int(n):
             raise InputError(f"The number of samples must be a whole number of at least 1, not {n}.")
         sampler = BeadSampler(self.energy, self.start, sampling or self.sampling, seed=seed)
@@ -172,11 +176,12 @@ class CoarseGrainedGenerator:
             if on_frame is not None:
                 on_frame(sampler)
             all_beads.append(beads)
-            parts.append(self._backmapped(beads, generator))
+            parts += [self._backmapped(some, generator, n_tries) for some in beads.split(_at_once(n_tries))]
         beads = torch.cat(all_beads)
         found = Backmapped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         record = {
             "seed": seed,
+            "n_tries": n_tries,
             "bead_acceptance": sampler.acceptance,
             "bead_timestep": sampler.timestep,
             "n_bead_evaluations": sampler.potential.n_evaluations,
@@ -205,26 +210,33 @@ class CoarseGrainedGenerator:
             beads=beads.numpy(),
         )
 
-    def backmap(self, beads: Any, *, seed: int = 0, progress: bool = False) -> Backmapped:
+    def backmap(self, beads: Any, *, seed: int = 0, n_tries: int = 1, progress: bool = False) -> Backmapped:
         """Draw a configuration of each given bead configuration.
+
+        With several tries, so many configurations are drawn of the same beads, and one of them is chosen with a
+        probability that is proportional to its weight. The mean of their weights is the weight of the chosen one:
+        that keeps weighted averages exact, while configurations that clash are hardly ever chosen. This is
+        sampling by importance resampling.
 
         Args:
             beads: Bead configurations [nm] with shape=(n, n_beads, 3).
             seed: Same seed, same configurations.
+            n_tries: How many configurations of the same beads one is chosen of.
             progress: Show a progress bar.
 
         Raises:
-            InputError: If there is no potential, the number of beads is another, there are no configurations, or a
-                position is not finite.
+            InputError: If there is no potential, the number of beads is another, there are no configurations, a
+                position is not finite, or the number of tries is not positive.
         """
+        _check_tries(n_tries)
         beads = self._checked(positions_tensor(beads))
         if not len(beads):
             raise InputError("There is no bead configuration to backmap.")
         if not torch.isfinite(beads).all():
             raise InputError("A bead's position is NaN or infinite; remove that configuration.")
-        generator, chunks = torch.Generator().manual_seed(seed), beads.split(_CHUNK)
+        generator, chunks = torch.Generator().manual_seed(seed), beads.split(_at_once(n_tries))
         tracked = _tracked(len(chunks), "backmapping", progress)
-        parts = [self._backmapped(chunks[k], generator) for k in tracked]
+        parts = [self._backmapped(chunks[k], generator, n_tries) for k in tracked]
         found = Backmapped(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         if n_far := int(found.far.sum()):
             message = (
@@ -237,13 +249,20 @@ class CoarseGrainedGenerator:
         return found
 
     def samples_of(
-        self, positions: Any, *, seed: int = 0, n_walkers: int = 1, progress: bool = False
+        self,
+        positions: Any,
+        *,
+        seed: int = 0,
+        n_tries: int = 1,
+        n_walkers: int = 1,
+        progress: bool = False,
     ) -> Samples:
         """Backmap the beads of given configurations.
 
         Args:
             positions: Configurations [nm] with shape=(n, n_atoms, 3).
             seed: Same seed, same samples.
+            n_tries: Of how many configurations of the same beads each is chosen; see `backmap`.
             n_walkers: Of configurations along chains, how many chains there are, interleaved. With one, errors are
                 those of independent configurations.
             progress: Show a progress bar.
@@ -254,8 +273,8 @@ class CoarseGrainedGenerator:
         """
         generator = torch.Generator().manual_seed(seed)
         beads = self.coarse_map.draw(positions_tensor(positions), generator)
-        found = self.backmap(beads, seed=seed + 1, progress=progress)
-        return self._samples(found, beads, n_walkers, {"seed": seed})
+        found = self.backmap(beads, seed=seed + 1, n_tries=n_tries, progress=progress)
+        return self._samples(found, beads, n_walkers, {"seed": seed, "n_tries": n_tries})
 
     def is_far(self, beads: torch.Tensor) -> torch.Tensor:
         """Tell which bead configurations are far outside the range of the training data, with shape=(n,)."""
@@ -286,20 +305,27 @@ class CoarseGrainedGenerator:
             )
         return beads
 
-    def _backmapped(self, beads: torch.Tensor, generator: torch.Generator) -> Backmapped:
+    def _backmapped(self, beads: torch.Tensor, generator: torch.Generator, n_tries: int) -> Backmapped:
         if self.potential is None:
             raise InputError(
                 "The model has no potential, so configurations would have no weights; give it one."
             )
-        positions, log_p = self.flow.sample(beads, generator=generator)
+        n, tried = len(beads), beads.repeat_interleave(n_tries, dim=0)
+        positions, log_p = self.flow.sample(tried, generator=generator)
         reduced = self.potential.energy(positions).detach().double() / thermal_energy(self.temperature)
         inside = torch.isfinite(positions).all(dim=(1, 2))
-        log_r = self.coarse_map.log_prob(beads, torch.where(inside[:, None, None], positions, 0.0))
+        log_r = self.coarse_map.log_prob(tried, torch.where(inside[:, None, None], positions, 0.0))
         with torch.no_grad():
             log_rho = -self.energy.exact()(beads.double())
-        log_weights = log_r - reduced - log_rho - log_p
-        log_weights = torch.where(inside & torch.isfinite(reduced), log_weights, -torch.inf)
-        tensors = (positions, log_p, reduced, log_weights, self.is_far(beads))
+        log_weights = log_r - reduced - log_rho.repeat_interleave(n_tries) - log_p
+        log_weights = torch.where(inside & torch.isfinite(reduced), log_weights, -torch.inf).view(n, n_tries)
+        if n_tries > 1:
+            noise = torch.rand(n, n_tries, generator=generator, dtype=torch.float64)
+            chosen = (log_weights - (-noise.log()).log()).argmax(1)  # Gumbel's trick
+            rows = torch.arange(n) * n_tries + chosen
+            positions, log_p, reduced = positions[rows], log_p[rows], reduced[rows]
+            log_weights = log_weights.logsumexp(1) - math.log(n_tries)
+        tensors = (positions, log_p, reduced, log_weights.flatten(), self.is_far(beads))
         return Backmapped(*(tensor.numpy() for tensor in tensors))
 
     def save(self, directory: str | Path) -> Path:
@@ -387,6 +413,16 @@ class CoarseGrainedGenerator:
         )
         generator.path = directory
         return generator
+
+
+def _check_tries(n_tries: int) -> None:
+    if n_tries < 1 or n_tries != int(n_tries):
+        raise InputError(f"The number of tries must be a whole number of at least 1, not {n_tries}.")
+
+
+def _at_once(n_tries: int) -> int:
+    """Return how many bead configurations are backmapped at once."""
+    return max(1, _CHUNK // n_tries)
 
 
 def _is_of(flow: BackmappingFlow, coarse_map: CoarseGrainedMap) -> bool:

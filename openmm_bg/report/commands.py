@@ -16,6 +16,7 @@ def sample_command(path: Path, record: dict[str, Any]) -> str:
         options = {
             "beads": record.get("beads"),
             "interval": record.get("interval"),
+            "tries": record.get("tries"),
             "number": record.get("n_draws"),
             "seed": record.get("seed"),
             "output": path.name,

@@ -142,7 +142,8 @@ def test_report_of_a_training_under_way(run, coarse_model, tmp_path):
 
 
 def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_path):
-    result = run("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data, "-n", "40", "-q")
+    given = ("--beads", finished_data, "-n", "40", "--tries", "2", "-q")
+    result = run("backmap", coarse_model, "-o", tmp_path / "s.h5", *given)
     assert result.code == 0, result.err
     samples, frames = load_samples(tmp_path / "s.h5"), read_frames(finished_data)
     beads = CoarseGrainedGenerator.load(coarse_model).coarse_map.beads
@@ -155,6 +156,7 @@ def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_pa
     assert summary["record"]["beads"] == str(finished_data)
     command = sample_command(tmp_path / "s.h5", {**summary, **summary["record"]})
     assert command.split()[:5] == ["openmm-bg", "backmap", str(coarse_model), "--beads", str(finished_data)]
+    assert "--tries 2" in command
 
 
 @pytest.mark.parametrize(("options", "n"), [((), 400), (("-n", "59"), 40)])

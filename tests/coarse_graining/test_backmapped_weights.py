@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from chain_molecule import T, chain_data
+from chain_molecule import BOND_RANGE, TORSION_RANGE, T, average, bond_law, chain_data, torsion_law
 
-from openmm_bg import TorchPotential
+from openmm_bg import TorchPotential, statistics
 from openmm_bg.coarse_graining import generator
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
@@ -21,6 +21,7 @@ from openmm_bg.coarse_graining.noisy_map import NoisyMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.coarse_graining.training import _Trainer
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
+from openmm_bg.geometry import dihedrals, distances
 from openmm_bg.units import thermal_energy
 
 
@@ -57,6 +58,51 @@ def test_weights_are_those_of_the_whole(data):
     density = model.log_density(found.positions[inside], beads[inside]).numpy()
     np.testing.assert_allclose(found.log_weights[inside], -reduced - density, atol=1e-6)
     assert np.ptp(model.energy(beads).detach().numpy()) > 1  # which counts
+
+
+def free_atoms(positions):
+    """Return cosines and sines of the torsions, and the bonds, of the two atoms that three beads leave free."""
+    torsions = dihedrals(positions, np.array([[0, 1, 2, 3], [1, 2, 3, 4]]))
+    bonds = distances(positions, np.array([[0, 1], [3, 4]]))
+    return np.concatenate([np.cos(torsions), np.sin(torsions), np.cos(2 * torsions), bonds], axis=1)
+
+
+def test_the_mean_weight_of_several_tries_is_exact(data):
+    """Of one bead configuration, whose free atoms have the laws of quadrature."""
+    model = make_model(data)
+    beads = model.coarse_map.beads(torch.from_numpy(data.positions[:1])).repeat(20_000, 1, 1)
+    found = model.backmap(beads, seed=4, n_tries=4)
+    inside = np.isfinite(found.log_weights)
+    functions = (np.cos, np.sin, lambda p: np.cos(2 * p))
+    exact = [average(torsion_law, *TORSION_RANGE, f) for f in functions for _ in range(2)]
+    exact += 2 * [average(bond_law, *BOND_RANGE, lambda r: r)]
+
+    def largest(log_weights):
+        values = free_atoms(np.where(inside[:, None, None], found.positions, data.positions[0]))
+        estimates = [statistics.weighted_mean(column, log_weights) for column in values.T]
+        return max(abs(e.value - x) / e.stderr for e, x in zip(estimates, exact, strict=True))
+
+    assert largest(found.log_weights) < 3.5
+    # The negative controls: the weight of the chosen one alone, and none.
+    log_rho = -model.energy.exact()(beads).detach().numpy()
+    alone = np.where(inside, -found.reduced_energy - log_rho - found.log_p, -np.inf)
+    assert largest(alone) > 5
+    assert largest(np.where(inside, 0.0, -np.inf)) > 5
+    # The better of several are chosen, and their weights differ less.
+    one = model.backmap(beads[:5000], seed=4)
+    assert np.median(found.reduced_energy) < np.median(one.reduced_energy) - 0.5
+    ess = [statistics.effective_sample_size(w) for w in (found.log_weights, one.log_weights)]
+    assert ess[0] > 1.5 * ess[1]
+
+
+def test_one_try_is_what_it_was_and_none_is_refused(data):
+    model = make_model(data)
+    beads = model.coarse_map.beads(torch.from_numpy(data.positions[:20]))
+    one, same = model.backmap(beads, seed=5), model.backmap(beads, seed=5, n_tries=1)
+    np.testing.assert_array_equal(one.log_weights, same.log_weights)
+    for call in (lambda: model.backmap(beads, n_tries=0), lambda: model.sample(10, n_tries=-1)):
+        with pytest.raises(InputError, match="number of tries must be a whole number of at least 1"):
+            call()
 
 
 def test_beads_far_away_are_warned_of_with_their_weights(data):
@@ -104,9 +150,9 @@ def test_many_configurations_are_made_in_chunks(data, monkeypatch):
     beads = model.coarse_map.beads(torch.from_numpy(data.positions[:50]))
     sizes, whole = [], model._backmapped
 
-    def counted(beads, generator):
+    def counted(beads, generator, n_tries):
         sizes.append(len(beads))
-        return whole(beads, generator)
+        return whole(beads, generator, n_tries)
 
     monkeypatch.setattr(model, "_backmapped", counted)
     monkeypatch.setattr(generator, "_CHUNK", 20)

@@ -12,7 +12,7 @@ WIDTH = 0.12  # nm
 
 
 def in_frame(x, radius, angle):
-    """Points 0, 1, 2 of a frame; 3 and 4 turn around the axis, 4 is 2 rad ahead; 5 to 10 are anywhere around."""
+    """Return places around the axis z of the frame that points 0, 1 and 2 of `points` give."""
     return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle), x], dim=-1)
 
 
