@@ -83,7 +83,7 @@ class JointLoss:
 
         Returns:
             The first loss is that of the data and of the weights, the second, if it has a weight, the reverse
-            divergence.
+            divergence, without this weight.
         """
         settings = self.settings
         frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
@@ -99,7 +99,7 @@ class JointLoss:
             deviation = self.deviation(own, self.energy(own.beads), log_p)
             own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
             if reverse is not None:
-                further.append(settings.reverse_weight * reverse)
+                further.append(reverse)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
         loss = loss + 0.5 * weight * (spread + own_spread)

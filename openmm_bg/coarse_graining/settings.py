@@ -36,11 +36,11 @@ class CoarseGrainingSettings:
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         force_weight: The weight a of force matching.
         dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
-        reverse_weight: The weight b of the reverse divergence.
+        reverse_weight: The weight b of the reverse divergence; it counts after its gradient was limited.
         own_start: The fraction of the steps after which the flow's own draws count; they cost one energy each.
         dispersion_range: Deviations of more than this many kT count linearly.
         averaging: Decay of the exponential moving average of the parameters, which is the result.
-        max_gradient_norm: Gradients are scaled down to this norm.
+        max_gradient_norm: Gradients are scaled down to this norm; that of the reverse divergence by itself.
         validation_fraction: The fraction of the frames, the last of the trajectory, that are held out.
         n_rounds: The most rounds.
         round_samples: Samples that the model draws in each round.

@@ -266,19 +266,20 @@ class _Trainer:
     def _set_gradients(self, losses: list[torch.Tensor]) -> bool:
         """Give parameters the sum of the losses' gradients, each of a limited norm; tell whether it is finite.
 
-        One loss whose gradient is large would otherwise leave nothing of the others.
+        A loss whose gradient is large would otherwise leave nothing of the other. The reverse divergence's weight
+        counts after the limit.
         """
         total: list[torch.Tensor | None] = [None] * len(self.parameters)
-        for loss in losses:
+        for loss, weight in zip(losses, (1.0, self.settings.reverse_weight), strict=False):
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
             if not torch.isfinite(norm):
                 return False
-            total = [
-                one if parameter.grad is None else parameter.grad if one is None else one + parameter.grad
-                for one, parameter in zip(total, self.parameters, strict=True)
-            ]
+            for k, parameter in enumerate(self.parameters):
+                if parameter.grad is not None:
+                    own = weight * parameter.grad
+                    total[k] = own if total[k] is None else total[k] + own
         for parameter, gradient in zip(self.parameters, total, strict=True):
             parameter.grad = gradient
         return True

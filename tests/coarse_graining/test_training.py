@@ -1,5 +1,6 @@
 """An interrupted training of a coarse-grained model: its rounds, its count of energies, and its map."""
 
+import dataclasses
 import json
 import math
 
@@ -227,3 +228,15 @@ def test_another_map_or_other_data_are_refused_before_anything_is_learned(data, 
         with pytest.raises(InputError, match=rf"holds an interrupted training of another .*\(.*{name}"):
             train_coarse_grained(other, choice, tmp_path / "m", SETTINGS)
     assert len(learnt) == 1
+
+
+def test_gradients_of_both_losses_are_limited_apart(data, coarse_map, tmp_path):
+    """A huge reverse divergence does not drown the data, and its weight counts after the limit."""
+    settings = dataclasses.replace(SETTINGS, reverse_weight=0.25, max_gradient_norm=2.0)
+    trainer = training._Trainer(data, coarse_map, tmp_path / "model", settings, None)
+    first, second = trainer.parameters[0], trainer.parameters[1]
+    assert trainer._set_gradients([0.5 * first.sum(), 1e6 * second.sum()])
+    torch.testing.assert_close(first.grad.norm(), min(0.5 * torch.ones_like(first).norm(), torch.tensor(2.0)))
+    torch.testing.assert_close(second.grad.norm(), torch.tensor(0.5))
+    assert not trainer._set_gradients([first.sum(), math.nan * second.sum()])
+    assert all(parameter.grad is None for parameter in trainer.parameters[2:])
