@@ -31,6 +31,9 @@ from openmm_bg.training.data import TrainingData
 from openmm_bg.transforms import FibreCoordinates
 
 N_FRAMES = 40_000
+TRIES = 8
+"""Configurations of the same beads, of which one is chosen by its weight."""
+
 SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
 """The observables whose free energies are compared."""
 
@@ -51,21 +54,33 @@ def commands(output: Path) -> dict[str, list[str]]:
         "data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(data)],
         "train": [
             *["coarse-grain", str(data), "-o", str(model), "--atoms", "name N CA C"],
+            *["--flow", "autoregressive", "--layers", "4", "--bins", "36", "--hidden-features", "48"],
             *[
                 "--steps",
-                "6000",
+                "3000",
                 "--batch-size",
                 "256",
-                "--layers",
-                "6",
-                "--bins",
-                "6",
-                "--hidden-features",
-                "96",
+                "--dispersion-weight",
+                "0.02",
+                "--dispersion-range",
+                "100",
             ],
             *["--rounds", "1", "--round-samples", "2560"],
         ],
-        "sample": ["backmap", str(model), "-o", str(samples), "-n", "25600", "--seed", "1"],
+        "sample": [
+            *[
+                "backmap",
+                str(model),
+                "-o",
+                str(samples),
+                "-n",
+                "25600",
+                "--tries",
+                str(TRIES),
+                "--seed",
+                "1",
+            ],
+        ],
     }
 
 
@@ -86,21 +101,23 @@ def rows(output: Path, tables: Path | None = None) -> Iterator[dict[str, Any]]:
 
 
 def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Iterator[dict[str, Any]]:
-    """Judge the configurations that a model makes of the beads of molecular dynamics, without any weights.
+    """Judge the configurations that a model makes of the beads of molecular dynamics.
 
-    Beside each figure is that of bonds and angles at the medians of the data, and that of the frames alone that
-    were held out when the model was trained. These are the last of each walker, and far fewer: how much side
-    chains of the dynamics itself differ there from the frames before is given too.
+    Each is chosen by its weight among several of the same beads; averages over them have no weights. Beside each
+    figure is that of a single try, that of bonds and angles at the medians of the data, and that of the frames
+    alone that were held out when the model was trained. These are the last of each walker, and far fewer: how much
+    side chains of the dynamics itself differ there from the frames before is given too.
     """
     import mdtraj
 
     fraction = model.record["settings"]["validation_fraction"]
     first = int(len(data.positions) * (1 - fraction))
-    ours, published = _qualities(model, data, _thinned(data))
-    held_out, _ = _qualities(model, data, np.arange(first, len(data.positions)))
+    ours, published = _qualities(model, data, _thinned(data), TRIES)
+    single, _ = _qualities(model, data, _thinned(data), 1)
+    held_out, _ = _qualities(model, data, np.arange(first, len(data.positions)), TRIES)
     torsions = side_chain_torsions(mdtraj.Topology.from_openmm(data.system.topology))
     drift = side_chain_variation(data.positions[first:], data.positions[:first], torsions)
-    yield from quality_rows(ours, published, held_out, drift)
+    yield from quality_rows(ours, published, held_out, drift, single)
 
 
 def _thinned(data: TrainingData) -> np.ndarray:
@@ -112,11 +129,11 @@ def _thinned(data: TrainingData) -> np.ndarray:
 
 
 def _qualities(
-    model: CoarseGrainedGenerator, data: TrainingData, chosen: np.ndarray
+    model: CoarseGrainedGenerator, data: TrainingData, chosen: np.ndarray, n_tries: int
 ) -> tuple[Quality, Quality | None]:
     """Return the quality of draws of the beads of some frames, and of the same with median bonds and angles."""
     reference, energies = data.positions[chosen], data.energies[chosen]
-    drawn = model.samples_of(np.repeat(reference, _DRAWS, axis=0), seed=1)
+    drawn = model.samples_of(np.repeat(reference, _DRAWS, axis=0), seed=1, n_tries=n_tries)
     ours = quality(data.system, drawn.positions, drawn.energies, reference, energies)
     if not isinstance(model.flow.coordinates, FibreCoordinates):
         return ours, None
@@ -129,6 +146,7 @@ def quality_rows(
     published: Quality | None,
     held_out: Quality | None = None,
     drift: dict[str, float] | None = None,
+    single: Quality | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Judge a `Quality`, with others beside it.
 
@@ -137,12 +155,13 @@ def quality_rows(
         published: The same with median bonds and angles.
         held_out: Of beads of frames that the model has never seen.
         drift: The total variation of side chains between those frames and the others.
+        single: Of a single try of the beads of the reference.
     """
 
     def beside(figure: Any) -> dict[str, Any]:
-        others = {"median_bonds_and_angles": published, "held_out_frames": held_out}
+        others = {"one_try": single, "median_bonds_and_angles": published, "held_out_frames": held_out}
         figures = {name: None if other is None else figure(other) for name, other in others.items()}
-        return {"n": ours.n, **figures}
+        return {"n": ours.n, "n_tries": TRIES, **figures}
 
     name = "chignolin, beads of the reference"
     yield row(

@@ -152,7 +152,9 @@ def run_chignolin(
         slow = draw_slow_components(folder, data, sets)
     with stages.stage("side chains", "Backmapping of the beads of the reference"):
         n_given = {"n_given": _QUICK_GIVEN} if quick else {}
-        panels = side_chain_profiles(model, data, work / "side_chains.npz", **n_given)
+        panels = side_chain_profiles(
+            model, data, work / "side_chains.npz", n_tries=chignolin.TRIES, **n_given
+        )
         table = folder.save(plot_densities(panels), "side_chains")
         write_profiles([line for panel in panels for line in panel], table)
     return write_summary(folder, samples, data, seconds | stages.wall_seconds, quick, slow_components=slow)

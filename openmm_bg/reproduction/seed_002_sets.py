@@ -295,7 +295,7 @@ def slow_observables(
 
 
 def side_chain_profiles(
-    model: CoarseGrainedGenerator, data: TrainingData, path: Path, n_given: int = GIVEN
+    model: CoarseGrainedGenerator, data: TrainingData, path: Path, n_given: int = GIVEN, n_tries: int = 1
 ) -> list[list[tuple[Series, FreeEnergyProfile]]]:
     """Return chi1 and chi2 of the reference, and of configurations backmapped from its beads.
 
@@ -305,6 +305,7 @@ def side_chain_profiles(
         path: An ``.npz`` file that keeps the torsions of the backmapped configurations. It is read if it is of the
             same model and of as many configurations.
         n_given: Configurations of the reference, at most, whose beads are given.
+        n_tries: Of how many configurations of the same beads each is chosen.
 
     Returns:
         For each torsion a pair of series and profiles, on bins of ten degrees.
@@ -316,9 +317,9 @@ def side_chain_profiles(
     by_time = data.positions.reshape(-1, n_walkers, *data.positions.shape[1:])
     chosen = np.linspace(0, len(by_time) - 1, max(1, min(len(by_time), n_given // n_walkers)))
     given = by_time[np.unique(chosen.astype(np.int64))].reshape(-1, *data.positions.shape[1:])
-    key = f"{len(given)} configurations, model {model_hash(model.path)}"
+    key = f"{len(given)} configurations of {n_tries} tries, model {model_hash(model.path)}"
     if not _has_key(path, key):
-        drawn = model.samples_of(given, seed=1)
+        drawn = model.samples_of(given, seed=1, n_tries=n_tries)
         angles = torsion_angles(np.where(drawn.in_domain[:, None, None], drawn.positions, np.nan), torsions)
         atomic_write_bytes(path, arrays_bytes({**angles, _KEY: key}))
     expected = torsion_angles(given, torsions)

@@ -114,6 +114,7 @@ def test_each_fault_of_backmapped_configurations_is_seen(fault):
     assert [one["holds"] for one in found].count(False) == len(fault)
     assert found[-1]["median_bonds_and_angles"] == pytest.approx(30.0)
     assert found[-1]["held_out_frames"] == pytest.approx(1.0)
+    assert found[-1]["one_try"] is None
 
 
 def test_beads_of_all_walkers_at_even_times_and_held_out_frames_are_given(monkeypatch):
@@ -125,11 +126,12 @@ def test_beads_of_all_walkers_at_even_times_and_held_out_frames_are_given(monkey
     positions += np.arange(len(positions))[:, None, None]  # which frame it is
     energies = rng.normal(size=len(positions))
     data = TrainingData(system, positions, energies, 350.0, {"n_walkers": n_walkers})
-    given = []
+    given, tries = [], []
 
-    def samples_of(x, seed):
+    def samples_of(x, seed, n_tries):
         frames = np.floor(x.mean(axis=(1, 2)) + 0.5).astype(int)
         given.append(frames)
+        tries.append(n_tries)
         made = np.where(np.isin(np.arange(len(x)), [0, len(x) - 1])[:, None, None], -x, x)
         return Samples(made, np.zeros(len(x)), energies[frames] / thermal_energy(350.0), 350.0, system)
 
@@ -140,7 +142,9 @@ def test_beads_of_all_walkers_at_even_times_and_held_out_frames_are_given(monkey
         flow=SimpleNamespace(coordinates=None),
     )
     rows = list(chignolin.given_beads_rows(model, data))
-    whole, held_out = (np.unique(frames) for frames in given)
+    whole, same, held_out = (np.unique(frames) for frames in given)
+    np.testing.assert_array_equal(whole, same)
+    assert tries[1] == 1 < tries[0] == tries[2] == rows[0]["n_tries"]
     assert len(whole) == 40
     assert np.bincount(whole % n_walkers).tolist() == [10] * n_walkers
     assert (whole.min(), whole.max()) == (0, len(positions) - 1)

@@ -281,7 +281,7 @@ def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path,
 
     drawn, calls = [], []
 
-    def samples_of(positions, seed):
+    def samples_of(positions, seed, n_tries):
         calls.append(positions)
         made = positions + 0.01 * np.random.default_rng(seed).normal(size=positions.shape)
         made[4] = np.nan
@@ -316,6 +316,10 @@ def test_side_chains_are_those_of_the_beads_that_were_given(chignolin, tmp_path,
     assert all(len(series.values) <= 100 for panel in fewer for series, _ in panel)
     side_chain_profiles(SimpleNamespace(samples_of=samples_of, path="b"), chignolin, path, n_given=100)
     assert len(calls) == 3
+    side_chain_profiles(
+        SimpleNamespace(samples_of=samples_of, path="b"), chignolin, path, n_given=100, n_tries=2
+    )
+    assert len(calls) == 4
 
 
 def test_figures_of_chignolin_say_whether_the_data_have_converged(chignolin, tmp_path):
