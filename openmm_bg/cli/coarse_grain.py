@@ -83,9 +83,7 @@ def coarse_grain(
         typer.Option(help="couplings, or autoregressive: one rotor after the other, by the atoms around it."),
     ] = "couplings",
     n_layers: Annotated[int, typer.Option("--layers", help="Coupling layers.")] = 8,
-    n_bins: Annotated[
-        int, typer.Option("--bins", help="Bins of a spline, or points of a torsion's density.")
-    ] = 8,
+    n_bins: Annotated[int, typer.Option("--bins", help="Bins of a spline.")] = 8,
     hidden_features: Annotated[int, typer.Option(help="Width of the flow's networks.")] = 128,
     energy_features: Annotated[int, typer.Option(help="Width of the bead potential's network.")] = 64,
     n_walkers: Annotated[int, typer.Option("--walkers", help="Walkers.", rich_help_panel=_SAMPLING)] = 256,

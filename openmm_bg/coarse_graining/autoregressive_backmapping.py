@@ -13,7 +13,7 @@ from torch import nn
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.block_layout import BlockLayout, Wave, reach
-from openmm_bg.coarse_graining.block_networks import HARMONICS, STIFF_BINS, BlockNetworks
+from openmm_bg.coarse_graining.block_networks import HARMONICS, BlockNetworks
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.local_environment import AxialProfiles, LocalEnvironments, nearest
 from openmm_bg.flows.layers import spline_layers
@@ -25,7 +25,7 @@ from openmm_bg.transforms.splines import coupling_splines
 from openmm_bg.transforms.standardised import whitening
 
 TURNING = 0.25  # rad, beyond which a torsion's deviation makes it a rotor's
-_SEEN = 64  # points around a block
+_SEEN = 48  # points around a block
 _FRAMES = 1000  # of the data, in which points are near or not
 _HEAVY = 2.0  # Da
 _LARGEST_LOG_SCALE = 4.0
@@ -49,7 +49,8 @@ class AutoregressiveBackmapping(BackmappingFlow):
         blocks: The blocks: their rows, whether they turn, and whether they wait for others.
         environments: The points that each block sees; points are numbered as those of the coordinates' placement.
         n_layers: Coupling layers of what waits for no other block.
-        n_bins: Points that the density of a torsion is given at.
+        n_bins: Bins of the splines of stiff coordinates.
+        n_points: Points of the circle where the density of a torsion is given.
         bound: The stiff coordinates' splines act within this many standard deviations.
         hidden_features: Width of the networks.
         seed: Seed of the initial weights.
@@ -63,7 +64,8 @@ class AutoregressiveBackmapping(BackmappingFlow):
         blocks: Sequence[Sequence[Any]],
         environments: Sequence[Sequence[int]],
         n_layers: int = 4,
-        n_bins: int = 36,
+        n_bins: int = 8,
+        n_points: int = 36,
         bound: float = 6.0,
         hidden_features: int = 64,
         seed: int = 0,
@@ -74,6 +76,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
             "environments": [list(points) for points in environments],
             "n_layers": n_layers,
             "n_bins": n_bins,
+            "n_points": n_points,
             "bound": bound,
             "hidden_features": hidden_features,
             "seed": seed,
@@ -97,7 +100,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
             blank = torch.cat([torch.eye(size, dtype=torch.float64).flatten() for size in self._sizes])
             self.register_buffer(f"_{name}", blank)
         self.register_buffer("_log_scale", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("_crowding", torch.zeros(len(turning), self.profiles.n_features, n_bins))
+        self.register_buffer("_crowding", torch.zeros(len(turning), self.profiles.n_features, n_points))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks = BlockNetworks(
@@ -106,6 +109,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
                 self.profiles.n_circles,
                 hidden_features,
                 n_bins,
+                n_points,
                 self._sizes,
                 turning,
             )
@@ -118,7 +122,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
                 couplings = spline_layers(
                     torch.zeros(n_first, dtype=torch.bool),
                     n_layers,
-                    n_bins=STIFF_BINS,
+                    n_bins=n_bins,
                     bound=bound,
                     hidden_features=hidden_features,
                     n_blocks=1,
@@ -174,7 +178,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
             chosen = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(1))[:_FRAMES]]
             phases = self.profiles.fit_circles(chosen, *self._reach())
             self.profiles.fit(points)
-            self._crowding = self._crowding_at_bins(phases).float()
+            self._crowding = self._crowding_at_points(phases).float()
         offsets = self.coordinates.features_of(raw)
         whiten, unwhiten, log_scale = [], [], torch.zeros_like(self._log_scale)
         for stiff in offsets[:, self._stiff].split(self._sizes, dim=1):
@@ -186,10 +190,10 @@ class AutoregressiveBackmapping(BackmappingFlow):
         self._unwhiten = torch.cat(unwhiten)
         self._log_scale = log_scale
 
-    def _crowding_at_bins(self, phases: torch.Tensor) -> torch.Tensor:
+    def _crowding_at_points(self, phases: torch.Tensor) -> torch.Tensor:
         """Return what gives how crowded it is for rotors at the points where densities are given."""
-        n_bins = self._crowding.shape[-1]
-        grid = -math.pi + 2.0 * math.pi * torch.arange(n_bins, dtype=torch.float64) / n_bins
+        n_points = self._crowding.shape[-1]
+        grid = -math.pi + 2.0 * math.pi * torch.arange(n_points, dtype=torch.float64) / n_points
         return self.profiles.crowding(phases, grid + self.coordinates.center[self._torsions, None])
 
     def _reach(self) -> tuple[list[list[int]], list[int]]:
@@ -279,7 +283,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         return placed[:, len(wave.given) :]
 
     def _logits(self, points: torch.Tensor, hidden: torch.Tensor, heads: slice) -> torch.Tensor:
-        """Return the logits of torsions' densities with shape=(n_torsions, n_bins, batch)."""
+        """Return the logits of torsions' densities with shape=(n_torsions, n_points, batch)."""
         raw = self.profiles.raw(points, heads)
         seen = self.profiles.standardised(raw, heads).to(self.dtype)
         return self.networks.torsions(hidden, seen, raw.to(self.dtype), self._crowding[heads], heads)
@@ -320,9 +324,10 @@ class AutoregressiveBackmapping(BackmappingFlow):
 def _environments(
     coordinates: FibreCoordinates, blocks: list[RotorBlock], points: torch.Tensor
 ) -> list[list[int]]:
-    """Return what each block sees: the nearest points that are placed before it, as many for each block.
+    """Return what each block sees: the nearest points that are placed before it.
 
-    Near to all that turns with a block, even if it is placed later.
+    Near to all that turns with a block, even if it is placed later. Where there are fewer points than for others,
+    the origin of the block's frame is there several times, which says nothing.
     """
     n_given = len(coordinates.matrix.anchors)
     known = list(range(n_given))
@@ -333,8 +338,11 @@ def _environments(
             known, waiting = known + waiting, []
         found.append(nearest(points, reach(coordinates, block), known, _SEEN))
         waiting += [n_given + row for row in block.rows]
-    size = min(len(near) for near in found)
-    return [near[:size] for near in found]
+    size, origins = max(len(near) for near in found), coordinates.placement.references[0].tolist()
+    return [
+        near + [origins[block.rows[0]]] * (size - len(near))
+        for near, block in zip(found, blocks, strict=True)
+    ]
 
 
 def _harmonics(torsions: torch.Tensor) -> torch.Tensor:

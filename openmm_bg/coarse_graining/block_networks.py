@@ -8,9 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-STIFF_BINS = 5
-"""Bins of the splines of stiff coordinates."""
-
 _REPULSION = 5.0  # kT, at the beginning, for a point in the place of one of the rotor's
 
 HARMONICS = 3
@@ -25,7 +22,8 @@ class BlockNetworks(nn.Module):
         n_profile: Numbers that a rotor sees of what is around its axis.
         n_circles: How many circles these are about, as many for each.
         width: Width of the networks.
-        n_bins: Points that a torsion's density is given at.
+        n_bins: Bins of the splines of stiff coordinates.
+        n_points: Points of the circle where a torsion's density is given.
         sizes: The number of stiff coordinates of each block.
         turning: Which blocks have a torsion.
     """
@@ -37,20 +35,22 @@ class BlockNetworks(nn.Module):
         n_circles: int,
         width: int,
         n_bins: int,
+        n_points: int,
         sizes: list[int],
         turning: list[int],
     ) -> None:
         super().__init__()
         n_blocks, n_torsions = len(sizes), len(turning)
+        self._n_parameters = 3 * n_bins + 3  # of a stiff coordinate: shift, log-scale, spline
         self.first = _SideBySide(n_blocks, n_seen, width)
         self.inner = _Residual(n_blocks, width)
         self.profile_in = _SideBySide(n_torsions, n_profile, width)
         self.inner_profile = _Residual(n_torsions, width)
-        self.torsion_head = _SideBySide(n_torsions, width, n_bins, gain=0.0)
+        self.torsion_head = _SideBySide(n_torsions, width, n_points, gain=0.0)
         self.repulsion = nn.Parameter(torch.full((n_torsions, n_circles), math.log(_REPULSION)))
         self.torsion_in = _SideBySide(n_blocks, 2 * HARMONICS, width)
         self.inner_turned = _Residual(n_blocks, width)
-        self.stiff_heads = nn.ModuleList(nn.Linear(width, size * (3 * STIFF_BINS + 3)) for size in sizes)
+        self.stiff_heads = nn.ModuleList(nn.Linear(width, size * self._n_parameters) for size in sizes)
         for head in self.stiff_heads:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -73,7 +73,7 @@ class BlockNetworks(nn.Module):
         crowding: torch.Tensor,
         heads: slice = slice(None),
     ) -> torch.Tensor:
-        """Return the logits of torsions' densities with shape=(n_torsions, n_bins, batch).
+        """Return the logits of torsions' densities with shape=(n_torsions, n_points, batch).
 
         They begin as a repulsion of the rotors' points by all others, which the network corrects.
 
@@ -81,7 +81,7 @@ class BlockNetworks(nn.Module):
             hidden: What the trunk makes of their blocks, with shape=(n_torsions, batch, width).
             seen: What is around their axes (`AxialProfiles`), with shape=(n_torsions, batch, n_profile).
             raw: The same, not standardised.
-            crowding: What these say of how crowded it is, with shape=(n_torsions, n_profile, n_bins).
+            crowding: What these say of how crowded it is, with shape=(n_torsions, n_profile, n_points).
             heads: Which torsions.
         """
         hidden = self.inner_profile(hidden + self.profile_in(seen, heads), heads)
@@ -93,7 +93,7 @@ class BlockNetworks(nn.Module):
     def stiff(self, hidden: torch.Tensor, block: int) -> torch.Tensor:
         """Return shifts, log-scales and splines of a block with shape=(size, 3 bins + 3, batch)."""
         return _transposed(self.stiff_heads[block], functional.silu(hidden)).unflatten(
-            0, (-1, 3 * STIFF_BINS + 3)
+            0, (-1, self._n_parameters)
         )
 
 

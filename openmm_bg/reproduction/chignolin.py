@@ -31,7 +31,7 @@ from openmm_bg.training.data import TrainingData
 from openmm_bg.transforms import FibreCoordinates
 
 N_FRAMES = 40_000
-TRIES = 8
+TRIES = 4
 """Configurations of the same beads, of which one is chosen by its weight."""
 
 SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
@@ -54,7 +54,7 @@ def commands(output: Path) -> dict[str, list[str]]:
         "data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(data)],
         "train": [
             *["coarse-grain", str(data), "-o", str(model), "--atoms", "name N CA C"],
-            *["--flow", "autoregressive", "--layers", "4", "--bins", "36", "--hidden-features", "48"],
+            *["--flow", "autoregressive", "--layers", "4", "--bins", "5", "--hidden-features", "40"],
             *[
                 "--steps",
                 "3000",

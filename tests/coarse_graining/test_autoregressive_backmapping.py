@@ -66,6 +66,25 @@ def test_rotors_and_what_they_wait_for(dipeptide_flow):
     assert rows == list(range(len(atoms)))
 
 
+def test_blocks_see_what_is_placed_before_them(dipeptide_flow):
+    """Those that wait for none see beads; the last rotor sees all atoms that are not its own."""
+    flow, n_beads = dipeptide_flow, dipeptide_flow.n_beads
+    seen = flow.config()["settings"]["environments"]
+    placed = set(range(n_beads))
+    for block, points in zip(flow.blocks, seen, strict=True):
+        known = placed if block.waits else set(range(n_beads))
+        origin = int(flow.coordinates.placement.references[0, block.rows[0]])
+        assert set(points) == known | {origin}  # they are few enough
+        assert all(points.count(point) == 1 for point in known - {origin})
+        placed |= {n_beads + row for row in block.rows}
+    assert len({len(points) for points in seen}) == 1
+    # An atom that is not seen yet has no influence, and one that is seen has.
+    first, last = flow.blocks[0], flow.blocks[-1]
+    assert last.turns
+    assert len(placed) - len(last.rows) == len(set(seen[-1]))
+    assert not first.waits
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_have_their_density_and_their_beads(shaken_dipeptide, dipeptide_flow, dtype):
     _, bead_map, positions = shaken_dipeptide
@@ -126,14 +145,13 @@ def test_density_is_normalised(name):
     flow = flow_of(chain(4), bead_map, data.positions, hidden_features=16)
     flow.set_dtype(torch.float64)
     beads = bead_map.beads(torch.from_numpy(data.positions[:1]))
-    n = 40
-    r = torch.linspace(0.11, 0.19, 2 * n, dtype=torch.float64)
-    w = (torch.arange(n, dtype=torch.float64) + 0.5) * 2 / n - 1
-    phi = torch.linspace(-np.pi, np.pi, n + 1, dtype=torch.float64)[:-1]
+    r = torch.linspace(0.09, 0.21, 60, dtype=torch.float64)
+    w = (torch.arange(80, dtype=torch.float64) + 0.5) * 2 / 80 - 1
+    phi = torch.linspace(-np.pi, np.pi, 37, dtype=torch.float64)[:-1]
     raw = torch.cartesian_prod(r**3 / 3, w, phi)
     positions = flow.coordinates.place(beads.expand(len(raw), -1, -1), raw)
     log_p = flow.log_prob(positions, beads.expand(len(raw), -1, -1))
-    density = (log_p - flow.coordinates.log_jacobian()).exp().reshape(len(r), n, n)
+    density = (log_p - flow.coordinates.log_jacobian()).exp().reshape(len(r), len(w), len(phi))
     cell = (r**2)[:, None, None] * float((r[1] - r[0]) * (w[1] - w[0]) * (phi[1] - phi[0]))
     assert float((density * cell).sum()) == pytest.approx(1.0, abs=0.01)
 

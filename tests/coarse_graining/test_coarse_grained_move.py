@@ -14,6 +14,7 @@ from openmmtools.mcmc import LangevinDynamicsMove, SequenceMove
 from openmmtools.states import SamplerState, ThermodynamicState
 
 from openmm_bg import CoarseGrainedMove, FlowMove, TorchPotential, mcmc
+from openmm_bg.coarse_graining.autoregressive_backmapping import TURNING, AutoregressiveBackmapping
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
@@ -30,6 +31,7 @@ MAPS = {
     "selection": lambda: selection_map(5, [1, 2, 3]),
     "centroids": lambda: centroid_map(5, [[0, 1], [2], [3, 4]]),
     "noisy": lambda: NoisyMap(selection_map(5, [0, 2, 4]), bond_width=0.3, angle_width=0.5),
+    "rotors": lambda: selection_map(5, [1, 2, 3]),  # with an autoregressive flow
 }
 N_STARTS = 3000
 
@@ -47,8 +49,14 @@ def models(data, tmp_path_factory):
         one = make()
         beads = one.draw(x, torch.Generator().manual_seed(0))
         invariants = BeadInvariants(3).fit(beads)
-        coordinates = one.coordinates(data.system.positions, data.system.bonds).fit(x)
-        flow = CouplingBackmapping(coordinates, invariants, n_layers=1, hidden_features=8)
+        coordinates = one.coordinates(data.system.positions, data.system.bonds)
+        if name == "rotors":
+            coordinates.fit_turning(x, TURNING)
+            flow = AutoregressiveBackmapping.from_data(
+                coordinates, invariants, x, data.system.masses, hidden_features=8
+            )
+        else:
+            flow = CouplingBackmapping(coordinates.fit(x), invariants, n_layers=1, hidden_features=8)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
             for parameter in flow.parameters():

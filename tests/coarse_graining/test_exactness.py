@@ -38,7 +38,7 @@ MAPS = {
     "assignment": lambda: assignment_map(SOFT),
     "noisy": lambda: NoisyMap(selection_map(5, [0, 2, 4]), bond_width=0.1, angle_width=0.2),
 }
-AUTOREGRESSIVE = {"flow": "autoregressive", "reverse_weight": 0.2, "n_bins": 24}
+AUTOREGRESSIVE = {"flow": "autoregressive", "reverse_weight": 0.2}
 MODELS = {name: (name, {}) for name in MAPS} | {
     "selection, autoregressive": ("selection", AUTOREGRESSIVE),
     "assignment, autoregressive": ("assignment", AUTOREGRESSIVE),
