@@ -54,6 +54,9 @@ class AutoregressiveBackmapping(BackmappingFlow):
         bound: The stiff coordinates' splines act within this many standard deviations.
         hidden_features: Width of the networks.
         seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If the blocks are not of all atoms, or one sees points that are placed after it.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         self.blocks = [RotorBlock(tuple(rows), turns, waits) for rows, turns, waits in blocks]
         self._bound = float(bound)
         layout = BlockLayout(coordinates, self.blocks)
+        layout.check(environments)
         self._waves, self._placements = layout.waves, nn.ModuleList(layout.placements)
         for name in ("placed", "torsions", "stiff"):
             self.register_buffer(f"_{name}", getattr(layout, name), persistent=False)
@@ -214,8 +218,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
 
     def to_latents(self, features: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return latents with the shape of features, and log-determinants with shape=(batch,)."""
-        bonds, angles, torsions, _ = self.coordinates.raw_of(features)
-        raw = torch.cat([bonds, angles, torsions], dim=1)
+        raw = torch.cat(_possible(features + self.coordinates.center.to(features)), dim=1)
         points = self.coordinates.standing(context.to(features), raw)[:, self._placed]
         hidden = self.networks.trunk(self.environments(points).to(self.dtype))
         turned = features[:, self._torsions].to(self.dtype)
@@ -276,9 +279,7 @@ class AutoregressiveBackmapping(BackmappingFlow):
         """Return the atoms of a wave [nm] with shape=(batch, n_rows, 3)."""
         ordered = wave.columns[wave.arrangement]
         raw = offsets[:, wave.arrangement] + self.coordinates.center[ordered].to(offsets)
-        bonds, angles, torsions = raw.chunk(3, dim=1)
-        # Impossible ones are refused in the end; until then harmless ones stand in, as in `raw_of`.
-        bonds, angles = bonds.clamp_min(1e-6), angles.clamp(-0.999999, 0.999999)
+        bonds, angles, torsions = _possible(raw)
         placed = placement.place(points[:, wave.given], (3.0 * bonds) ** (1.0 / 3.0), angles, torsions)
         return placed[:, len(wave.given) :]
 
@@ -343,6 +344,12 @@ def _environments(
         near + [origins[block.rows[0]]] * (size - len(near))
         for near, block in zip(found, blocks, strict=True)
     ]
+
+
+def _possible(raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return bonds, angles and torsions, the nearest possible ones: impossible ones are refused in the end."""
+    bonds, angles, torsions = raw.chunk(3, dim=1)
+    return bonds.clamp_min(1e-6), angles.clamp(-0.999999, 0.999999), torsions
 
 
 def _harmonics(torsions: torch.Tensor) -> torch.Tensor:

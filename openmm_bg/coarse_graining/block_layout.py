@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ class BlockLayout:
         n, n_given = len(matrix.atoms), len(matrix.anchors)
         self.references = coordinates.placement.references.cpu().numpy()
         rows = [row for block in blocks for row in block.rows]
+        if sorted(rows) != list(range(n)) or not all(block.rows for block in blocks):
+            raise ValueError("The blocks are not of all atoms, each of which is in one of them.")
         placed = np.concatenate([np.arange(n_given), n_given + np.array(rows, dtype=np.int64)])
         self.column_of = placed.argsort()
         self.placed = torch.as_tensor(placed)
@@ -82,6 +85,27 @@ class BlockLayout:
                     given=torch.as_tensor(given),
                 )
             )
+
+    def check(self, environments: Sequence[Sequence[int]]) -> None:
+        """Check that blocks see given points and those that are placed before them.
+
+        Args:
+            environments: The points that each block sees.
+
+        Raises:
+            ValueError: If not.
+        """
+        start, seen = (
+            len(self.placed) - sum(len(wave.columns) // 3 for wave in self.waves),
+            list(environments),
+        )
+        if len(seen) != self.waves[-1].blocks.stop:
+            raise ValueError("There are not as many environments as blocks.")
+        for wave in self.waves:
+            for points in seen[wave.blocks]:
+                if self.column_of[list(points)].max() >= start:
+                    raise ValueError("A block sees points that are placed after it.")
+            start += len(wave.columns) // 3
 
     def _placement(self, rows: np.ndarray, leader: np.ndarray, n_given: int) -> tuple[np.ndarray, Placement]:
         """Return the columns of points that rows stand on, and how they are placed from these."""

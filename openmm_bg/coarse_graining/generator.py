@@ -387,7 +387,7 @@ class CoarseGrainedGenerator:
                 module.load_state_dict(own)
             coarse_map, start = map_from_config(header["map"]), state["start"]
             sampling = BeadSamplingSettings(**header["sampling"])
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"The networks in {directory} do not fit their description: {error}"
             ) from error
@@ -418,6 +418,8 @@ class CoarseGrainedGenerator:
 def _check_tries(n_tries: int) -> None:
     if n_tries < 1 or n_tries != int(n_tries):
         raise InputError(f"The number of tries must be a whole number of at least 1, not {n_tries}.")
+    if n_tries > _CHUNK:
+        raise InputError(f"The number of tries must be at most {_CHUNK}, not {n_tries}.")
 
 
 def _at_once(n_tries: int) -> int:

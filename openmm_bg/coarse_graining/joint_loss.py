@@ -121,7 +121,8 @@ class JointLoss:
         """Return figures of networks on the frames that are held out."""
         frames = Frames(*(tensor[self.n_training :] for tensor in self.frames))
         with torch.no_grad():
-            parts = zip(frames.features.split(_CHUNK), frames.context.split(_CHUNK), strict=True)
+            size = self.settings.batch_size
+            parts = zip(frames.features.split(size), frames.context.split(size), strict=True)
             log_p = torch.cat([flow.feature_log_prob(*part) for part in parts])
             deviation = self.deviation(frames, energy(frames.beads), log_p)
             spread = capped(deviation - deviation.mean()).std()
@@ -168,7 +169,7 @@ class JointLoss:
     def _reverse(
         self, features: torch.Tensor, log_p: torch.Tensor, beads: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return positions and energies of draws, and what has the gradient of the mean of log p_inv + U / kT.
+        """Return positions and energies of draws, and what has the gradient of the mean of log(p_inv / r) + U / kT.
 
         Forces are limited, so that atoms that are in the same place push each other away, and no more.
         """
@@ -181,6 +182,7 @@ class JointLoss:
         if not inside.any():
             return found, reduced, None
         work = -(forces[inside] * positions[inside]).sum(dim=(1, 2))
+        work = work - self.coarse_map.log_prob(beads[inside], positions[inside])  # zero without noise
         return found, reduced, (work.to(log_p) + log_p[inside]).mean()
 
     def _lost(self, features: torch.Tensor, beads: torch.Tensor) -> Frames:

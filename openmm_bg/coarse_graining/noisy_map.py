@@ -10,7 +10,6 @@ import torch
 
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.tensors import positions_tensor
 from openmm_bg.transforms import Coordinates, InternalCoordinates, ZMatrix
 from openmm_bg.transforms.standardised import wrap
 
@@ -90,7 +89,9 @@ class NoisyMap(CoarseGrainedMap):
         return {"kind": "NoisyMap", "centre": self.centre.config(), **self.widths}
 
     def _mean(self, positions: Any) -> tuple[torch.Tensor, ...]:
-        return self._coordinates_of(self.beads(positions_tensor(positions)))
+        checked = self._of_all_atoms(positions, "positions")
+        positions = positions.double() if isinstance(positions, torch.Tensor) else checked  # with gradients
+        return self._coordinates_of(torch.einsum("ba,nax->nbx", self.weights.to(positions), positions))
 
     def _coordinates_of(self, beads: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return log(r^3/3), atanh(-cos theta) and phi of bead configurations."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
@@ -24,7 +25,7 @@ class CoarseGrainingSettings:
     around its mean, which is constant if and only if all weights are equal. D is taken over the data and,
     after a first part of the steps, over configurations that the flow has just drawn: they are never seen
     twice, so that nothing can be learned by heart. R is the reverse divergence of the flow, the mean of
-    log p_inv + U / kT of these draws: the forces on their atoms push them apart where they clash. Then come
+    log(p_inv / r) + U / kT of these draws: the forces on their atoms push them apart where they clash. Then come
     rounds: bead configurations are sampled from the bead energy as it is, the weights and observables of their
     backmapping are recorded, and in the round's steps half of the flow's draws begin from them, and from as many of
     the ladder's higher temperatures: what the bead energy takes for rarer than it is would else never be drawn, and
@@ -99,8 +100,8 @@ class CoarseGrainingSettings:
         require_positive(self, positive)
         require_fractions(self, ("averaging", "tolerance", "own_start"))
         for name in ("force_weight", "dispersion_weight", "reverse_weight", "n_rounds"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must not be negative, and is {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must not be negative or infinite, and is {getattr(self, name)}.")
         if self.flow not in FLOWS:
             raise InputError(f"There is no backmapping flow {self.flow!r}; there are {', '.join(FLOWS)}.")
         if not 0 < self.validation_fraction < 1:

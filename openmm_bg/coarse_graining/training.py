@@ -23,7 +23,7 @@ from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
 from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
-from openmm_bg.coarse_graining.noisy_map import map_from_config
+from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import json_text, provenance
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_INTERVAL = 250
 _START = 512  # bead configurations that are kept with the model
+_HUBER = 3.0  # kT, beyond which missing weights count linearly when rounds are judged
 _NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that need not be learned
 
 
@@ -156,6 +157,12 @@ class _Trainer:
 
             potential = TorchPotential.from_system(system, dtype=torch.float64)
         self.identity, self.has_learned = _identity(data, coarse_map, settings), False
+        noisy = coarse_map.noisy if isinstance(coarse_map, MapChoice) else isinstance(coarse_map, NoisyMap)
+        if noisy and settings.flow == "autoregressive":
+            raise InputError(
+                "An autoregressive flow places atoms around beads that have a place; with a noisy map choose "
+                "couplings (--flow couplings)."
+            )
         if isinstance(coarse_map, MapChoice):
             kept = _kept_map(output, self.identity)
             self.has_learned = kept is None and coarse_map.kind == "learned"
@@ -196,11 +203,7 @@ class _Trainer:
         if settings.flow == "couplings":
             coordinates.fit(self.positions)
             return CouplingBackmapping(coordinates, self.invariants, **settings.flow_settings())
-        if not isinstance(coordinates, FibreCoordinates):
-            raise InputError(
-                "An autoregressive flow places atoms around beads that have a place; with a noisy map choose "
-                "couplings (--flow couplings)."
-            )
+        assert isinstance(coordinates, FibreCoordinates)  # as the map has no noise
         coordinates.fit_turning(self.positions, TURNING)
         return AutoregressiveBackmapping.from_data(
             coordinates, self.invariants, self.positions, self.data.system.masses, **settings.flow_settings()
@@ -357,7 +360,7 @@ class _Trainer:
         if not len(excess):
             return math.nan
         missing = torch.from_numpy(-excess).clamp_max(0.0)
-        return float(dispersion(missing, self.settings.dispersion_range))
+        return float(dispersion(missing, _HUBER))
 
     def _settled(self) -> bool:
         """Tell whether the last round has made nothing better that could be seen."""

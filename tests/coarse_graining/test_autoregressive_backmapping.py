@@ -195,3 +195,36 @@ def test_circular_density_of_zeros_is_the_identity():
     y, log_derivative = circular_density(x, torch.zeros(1, 36, 50, dtype=torch.float64))
     torch.testing.assert_close(y, x)
     assert log_derivative.abs().max() < 1e-12
+
+
+def test_draws_outside_the_domain_have_the_density_they_were_drawn_with():
+    """The loss lowers it where they come from."""
+    data = chain_data(9, 300)
+    flow = flow_of(data.system, selection_map(9, [0, 4, 8]), data.positions, hidden_features=8)
+    flow.set_dtype(torch.float64)
+    beads = flow.coordinates.matrix.anchors
+    z = torch.from_numpy(data.positions[:300][:, beads])
+    with torch.no_grad():
+        features, log_p = flow.draw(z, generator=torch.Generator().manual_seed(0))
+        lost = ~torch.isfinite(flow.coordinates.inverse(features, z)[0]).all(dim=(1, 2))
+        found = flow.feature_log_prob(features, z)
+    assert 10 < int(lost.sum()) < 290
+    assert (found - log_p).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda own: own["blocks"].pop(),
+        lambda own: own["blocks"][0][0].append(99),
+        lambda own: own["blocks"].append(own["blocks"][0]),
+        lambda own: own["environments"].pop(),
+        lambda own: own["environments"].__setitem__(0, own["environments"][-1]),
+        lambda own: own["environments"][0].__setitem__(0, 99),
+    ],
+)
+def test_damaged_descriptions_are_refused(dipeptide_flow, damage):
+    config = json.loads(json.dumps(dipeptide_flow.config()))
+    damage(config["settings"])
+    with pytest.raises((ValueError, IndexError)):
+        BackmappingFlow.from_config(config)
