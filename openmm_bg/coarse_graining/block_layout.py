@@ -42,6 +42,7 @@ class BlockLayout:
     def __init__(self, coordinates: FibreCoordinates, blocks: list[RotorBlock]) -> None:
         matrix = coordinates.matrix
         n, n_given = len(matrix.atoms), len(matrix.anchors)
+        self._n_given = n_given
         self.references = coordinates.placement.references.cpu().numpy()
         rows = [row for block in blocks for row in block.rows]
         if sorted(rows) != list(range(n)) or not all(block.rows for block in blocks):
@@ -95,17 +96,14 @@ class BlockLayout:
         Raises:
             ValueError: If not.
         """
-        start, seen = (
-            len(self.placed) - sum(len(wave.columns) // 3 for wave in self.waves),
-            list(environments),
-        )
-        if len(seen) != self.waves[-1].blocks.stop:
+        if len(environments) != self.waves[-1].blocks.stop:
             raise ValueError("There are not as many environments as blocks.")
+        n_placed = self._n_given
         for wave in self.waves:
-            for points in seen[wave.blocks]:
-                if self.column_of[list(points)].max() >= start:
+            for points in environments[wave.blocks]:
+                if self.column_of[list(points)].max() >= n_placed:
                     raise ValueError("A block sees points that are placed after it.")
-            start += len(wave.columns) // 3
+            n_placed += len(wave.columns) // 3
 
     def _placement(self, rows: np.ndarray, leader: np.ndarray, n_given: int) -> tuple[np.ndarray, Placement]:
         """Return the columns of points that rows stand on, and how they are placed from these."""

@@ -93,7 +93,8 @@ class JointLoss:
         center = deviation.mean()
         spread = own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
         further = []
-        if step >= settings.own_start * settings.n_steps:
+        drawn = settings.dispersion_weight > 0 or settings.reverse_weight > 0
+        if drawn and step >= settings.own_start * settings.n_steps:
             own, reverse = self._draw(settings.batch_size, pool, generator)
             log_p = self.flow.feature_log_prob(own.features, own.context)
             deviation = self.deviation(own, self.energy(own.beads), log_p)

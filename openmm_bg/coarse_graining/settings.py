@@ -38,7 +38,8 @@ class CoarseGrainingSettings:
         force_weight: The weight a of force matching.
         dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
         reverse_weight: The weight b of the reverse divergence; it counts after its gradient was limited.
-        own_start: The fraction of the steps after which the flow's own draws count; they cost one energy each.
+        own_start: The fraction of the steps after which the flow's own draws count; they cost one energy each
+            (none are drawn if neither the dispersion nor the reverse divergence has a weight).
         dispersion_range: Deviations of more than this many kT count linearly.
         averaging: Decay of the exponential moving average of the parameters, which is the result.
         max_gradient_norm: Gradients are scaled down to this norm; that of the reverse divergence by itself.

@@ -6,6 +6,7 @@ import torch
 from openmm import app
 from scipy.integrate import quad
 
+from openmm_bg.coarse_graining.maps import LinearMap, centroid_map, selection_map
 from openmm_bg.systems import MolecularSystem
 from openmm_bg.training.data import TrainingData
 from openmm_bg.units import thermal_energy
@@ -42,6 +43,33 @@ def chain(n_atoms):
     rng = np.random.default_rng(0)
     names = {f"torsion {k}": (k, k + 1, k + 2, k + 3) for k in range(n_atoms - 3)}
     return MolecularSystem("chain", system, topology, draw(n_atoms, 1, rng)[0], T, names)
+
+
+def one_free_atom(kind):
+    """Return a map of four atoms to three beads, by kind: one atom is free."""
+    if kind == "selection":
+        return selection_map(4, [1, 2, 3])
+    if kind == "centroids":
+        return centroid_map(4, [[0, 1], [2], [3]])
+    return LinearMap([[0.4, 0.6, 0, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 1]])
+
+
+def whole_probability(flow, beads):
+    """Return the integral of a backmapping flow's density over the place of the only free atom, on a grid.
+
+    Of the atom's bond, angle and torsion; dx = r^2 dr dw dphi / |det M|^3, from the anchor of its tree.
+    """
+    flow.set_dtype(torch.float64)
+    r = torch.linspace(0.09, 0.21, 60, dtype=torch.float64)
+    w = (torch.arange(80, dtype=torch.float64) + 0.5) * 2 / 80 - 1
+    phi = torch.linspace(-np.pi, np.pi, 37, dtype=torch.float64)[:-1]
+    raw = torch.cartesian_prod(r**3 / 3, w, phi)
+    there = beads.expand(len(raw), -1, -1)
+    with torch.no_grad():
+        log_p = flow.log_prob(flow.coordinates.place(there, raw), there)
+    density = (log_p - flow.coordinates.log_jacobian()).exp().reshape(len(r), len(w), len(phi))
+    cell = (r**2)[:, None, None] * float((r[1] - r[0]) * (w[1] - w[0]) * (phi[1] - phi[0]))
+    return float((density * cell).sum())
 
 
 def bond_law(r):

@@ -67,6 +67,17 @@ def test_a_constant_of_the_energy_changes_nothing(loss, monkeypatch, constant):
     assert loss.held_out(loss.flow, shifted) == pytest.approx(held_out, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "n_energies"),
+    [({}, 64), ({"dispersion_weight": 0.0, "reverse_weight": 1.0}, 64), ({"dispersion_weight": 0.0}, 0)],
+)
+def test_draws_cost_energies_only_if_something_of_them_counts(changes, n_energies):
+    loss = new_loss(**changes)
+    before = loss.potential.n_evaluations
+    loss(10, None, torch.Generator().manual_seed(0))
+    assert loss.potential.n_evaluations - before == n_energies
+
+
 def test_draws_outside_the_domain_become_rarer(loss, monkeypatch):
     """They have no energy, and yet a gradient, which lowers their density."""
     inverse = loss.flow.coordinates.inverse
