@@ -74,6 +74,12 @@ def json_text(content: Any) -> str:
     return json.dumps(_as_json(content), indent=2, allow_nan=False) + "\n"
 
 
+def without_folders(command: str) -> str:
+    """Return a recorded command line that says nothing of where the files were, for what is given to others."""
+    words = [Path(word).name for word in command.split()]
+    return " ".join(["openmm-bg" if word == "__main__.py" else word for word in words])
+
+
 def provenance(*, seed: int | None = None, command: str | None = None, **extra: Any) -> dict[str, Any]:
     """Return what is needed to make a result again.
 

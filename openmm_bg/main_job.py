@@ -14,7 +14,7 @@ import numpy as np
 from openmm_bg.analysis import Ramachandran, torsion_angles, total_variation, total_variation_floor
 from openmm_bg.comparison import Ensemble, compare
 from openmm_bg.files import atomic_write_json, provenance
-from openmm_bg.models import shipped_models
+from openmm_bg.models import GENERATOR, shipped_models
 from openmm_bg.reference import load_reference
 from openmm_bg.report import write_report
 from openmm_bg.simulation import SimulationSettings, simulate
@@ -142,7 +142,7 @@ class _MainJob:
         from openmm_bg.io import load_samples, save_samples
 
         settings, temperature = self.settings, self.settings.target_temperature
-        model = shipped_models().get(settings.system)
+        model = shipped_models(GENERATOR).get(settings.system)
         if model is None:
             return None
         path = self.output / f"samples_shipped_model_{temperature:g}K.h5"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from openmm_bg.errors import InputError, ModelFileError
 from openmm_bg.files import atomic_write_bytes, atomic_write_text, json_text
-from openmm_bg.models import find_model, shipped_models
+from openmm_bg.models import COARSE_GRAINED, GENERATOR, find_model, shipped_models
 
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
@@ -21,9 +21,6 @@ FORMAT = 2
 HEADER = "model.json"
 CHECKPOINT = "checkpoint.safetensors"
 """The file that an interrupted training leaves in the directory that becomes its model."""
-
-GENERATOR, COARSE_GRAINED = "BoltzmannGenerator", "CoarseGrainedGenerator"
-"""The kinds of models."""
 
 _ENTRIES = {
     GENERATOR: {"flow", "sha256", "record", "temperature_range", "system_hash"},

@@ -6,11 +6,23 @@ import os
 from importlib import resources
 from pathlib import Path
 
+GENERATOR, COARSE_GRAINED = "BoltzmannGenerator", "CoarseGrainedGenerator"
+"""The kinds of models."""
 
-def shipped_models() -> dict[str, Path]:
-    """Return the directories of the models that come with the package, by name."""
-    folder = Path(str(resources.files("openmm_bg.systems"))) / "models"
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/model.json"))}
+FOLDERS = {GENERATOR: "models", COARSE_GRAINED: "coarse_grained_models"}
+"""Where those of the package are, by kind, in the folder of its systems."""
+
+
+def shipped_models(*kinds: str) -> dict[str, Path]:
+    """Return the directories of the models that come with the package, by name.
+
+    Args:
+        *kinds: Of which kinds; of all if none is given.
+    """
+    package = Path(str(resources.files("openmm_bg.systems")))
+    folders = [package / FOLDERS[kind] for kind in kinds or FOLDERS]
+    found = [path.parent for folder in folders for path in sorted(folder.glob("*/model.json"))]
+    return {path.name: path for path in found}
 
 
 def find_model(model: str | os.PathLike) -> Path:

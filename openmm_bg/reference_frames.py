@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openmm_bg.errors import InputError
-from openmm_bg.files import atomic_path, atomic_write_bytes, atomic_write_json
+from openmm_bg.files import atomic_path, atomic_write_bytes, atomic_write_json, without_folders
 from openmm_bg.training.data import load_data
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def make_reference_frames(
     np.savez_compressed(content, potential_energy=data.energies[kept].astype(np.float32))
     atomic_write_bytes(path.with_suffix(".npz"), content.getvalue())
     record = {key: value for key, value in data.record.items() if key not in ("bonds", "torsions")}
+    record["command"] = without_folders(record["command"])
     record |= {"discard": discard, "thin": thin, "n_walkers": n_walkers, "n_frames": len(kept)}
     atomic_write_json(path.with_suffix(".json"), record)
     return path

@@ -1,4 +1,4 @@
-"""Copy an annealed model to the folder of models that come with the package.
+"""Copy a model to the folder of models of its kind that come with the package.
 
 Of the commands in its record, only the last part of each path is kept. PROVENANCE.md in the folder stays as it is.
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 
-def without_folders(record: Any) -> Any:
+def without_places(record: Any) -> Any:
     """Return a record whose commands name files and folders without where they were."""
+    from openmm_bg.files import without_folders
+
     if isinstance(record, dict):
         return {
-            key: " ".join(Path(word).name for word in value.split())
-            if key == "command"
-            else without_folders(value)
+            key: without_folders(value) if key == "command" else without_places(value)
             for key, value in record.items()
         }
-    return [without_folders(one) for one in record] if isinstance(record, list) else record
+    return [without_places(one) for one in record] if isinstance(record, list) else record
 
 
 def main() -> int:
@@ -29,24 +29,29 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="directory of the model")
-    parser.add_argument("--name", required=True, help="of the system, and of the model")
-    parser.add_argument("--output", type=Path, default=Path("systems/models"), help="folder of the models")
+    parser.add_argument("--name", required=True, help="of the model")
+    parser.add_argument(
+        "--systems", type=Path, default=Path("systems"), help="the folder that has one of models of each kind"
+    )
     arguments = parser.parse_args()
 
-    from openmm_bg import BoltzmannGenerator
+    from openmm_bg import BoltzmannGenerator, CoarseGrainedGenerator
     from openmm_bg.errors import InputError
+    from openmm_bg.model_files import energy_evaluations, read_any_header
+    from openmm_bg.models import COARSE_GRAINED, FOLDERS, GENERATOR
 
+    classes = {GENERATOR: BoltzmannGenerator, COARSE_GRAINED: CoarseGrainedGenerator}
     try:
-        generator = BoltzmannGenerator.load(arguments.model)
+        kind = read_any_header(arguments.model).get("kind", GENERATOR)
+        generator = classes[kind].load(arguments.model)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    generator.record = without_folders(generator.record)
-    notes = (
-        arguments.output / arguments.name / "PROVENANCE.md"
-    )  # written by hand, and to be brought up to date
+    generator.record = without_places(generator.record)
+    output = arguments.systems / FOLDERS[kind] / arguments.name
+    notes = output / "PROVENANCE.md"  # written by hand, and to be brought up to date
     text = notes.read_text() if notes.exists() else None
-    print(generator.save(arguments.output / arguments.name), generator.energy_evaluations)
+    print(generator.save(output), energy_evaluations(generator.record))
     if text is not None:
         notes.write_text(text)
     return 0

@@ -90,6 +90,11 @@ def test_json_of_numpy_paths_and_infinities(tmp_path):
         files.json_text({"x": object()})
 
 
+def test_commands_without_folders():
+    given = "__main__.py simulate chignolin --frames 40000 -o somewhere/else/data"
+    assert files.without_folders(given) == "openmm-bg simulate chignolin --frames 40000 -o data"
+
+
 def test_provenance():
     record = files.provenance(seed=3, settings={"steps": 5})
     assert record["seed"] == 3

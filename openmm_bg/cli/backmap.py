@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openmm_bg.cli.arguments import CoarseGrainedModel
 from openmm_bg.cli.console import print_summary, say
 from openmm_bg.errors import InputError
 
@@ -18,7 +19,7 @@ _NUMBER = 51_200
 
 
 def backmap(
-    model: Annotated[Path, typer.Argument(help="The directory that openmm-bg coarse-grain wrote.")],
+    model: CoarseGrainedModel,
     output: Annotated[Path, typer.Option("--output", "-o", help="The samples file to write (.h5).")],
     number: Annotated[
         int | None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from openmm_bg.cli.arguments import Model
+from openmm_bg.cli.arguments import AnyModel
 from openmm_bg.cli.console import print_summary, say
 
 
-def info(model: Model) -> None:
+def info(model: AnyModel) -> None:
     """Say on one page what a model is: flow, molecule, training and its cost, validation, versions, hashes.
 
     Its files are compared with their hashes; nothing is computed.

@@ -18,7 +18,6 @@ from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap
 from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.model_files import (
-    COARSE_GRAINED,
     Content,
     check_files,
     load_system,
@@ -28,7 +27,7 @@ from openmm_bg.model_files import (
     system_entry,
     system_files,
 )
-from openmm_bg.models import find_model
+from openmm_bg.models import COARSE_GRAINED, find_model
 from openmm_bg.potentials.base import Potential
 from openmm_bg.potentials.torch_potential import TorchPotential
 from openmm_bg.samples import Samples
@@ -339,8 +338,13 @@ class CoarseGrainedGenerator:
         """
         from safetensors.torch import save
 
-        state = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
-        state |= {f"energy.{name}": tensor for name, tensor in self.energy.state_dict().items()}
+        modules = {"flow": self.flow, "energy": self.energy}
+        state = {
+            f"{part}.{name}": tensor
+            for part, module in modules.items()
+            for name, tensor in module.state_dict().items()
+            if not _is_identity(tensor)
+        }
         state["start"] = self.start.double()
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         files: dict[str, Content] = {"networks.safetensors": save(state)}
@@ -366,7 +370,7 @@ class CoarseGrainedGenerator:
         """Read a model that `save` wrote. Nothing in it is executed.
 
         Args:
-            directory: The model's directory.
+            directory: The model's directory, or the name of one that comes with the package.
             dtype: Precision of the networks when they draw; densities and energies of weights are float64 anyway.
 
         Raises:
@@ -384,7 +388,8 @@ class CoarseGrainedGenerator:
             state = load((directory / "networks.safetensors").read_bytes())
             for name, module in (("flow.", flow), ("energy.", energy)):
                 own = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
-                module.load_state_dict(own)
+                unsaid = {key: value for key, value in module.state_dict().items() if _is_identity(value)}
+                module.load_state_dict(unsaid | own)
             coarse_map, start = map_from_config(header["map"]), state["start"]
             sampling = BeadSamplingSettings(**header["sampling"])
         except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -413,6 +418,12 @@ class CoarseGrainedGenerator:
         )
         generator.path = directory
         return generator
+
+
+def _is_identity(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is an identity matrix, which is not written: large ones say nothing."""
+    square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 1
+    return square and torch.equal(tensor, torch.eye(len(tensor)).to(tensor))
 
 
 def _check_tries(n_tries: int) -> None:

@@ -14,7 +14,7 @@ from openmm_bg.errors import InputError
 from openmm_bg.mcmc.proposal_move import ProposalMove, refuse_outside
 from openmm_bg.mcmc.randomness import log_uniform, random_generator
 from openmm_bg.mcmc.target import Target
-from openmm_bg.model_files import COARSE_GRAINED
+from openmm_bg.models import COARSE_GRAINED
 from openmm_bg.simulation import HybridMonteCarlo
 
 if TYPE_CHECKING:

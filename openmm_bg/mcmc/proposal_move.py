@@ -16,7 +16,7 @@ from openmm_bg.mcmc import registry
 from openmm_bg.mcmc.host import HostSystem, energy_function_name, host_system, reduced_energies
 from openmm_bg.mcmc.target import Target
 from openmm_bg.mcmc.velocities import new_velocities
-from openmm_bg.model_files import GENERATOR
+from openmm_bg.models import GENERATOR
 from openmm_bg.threads import single_threaded
 from openmm_bg.units import kelvin, picoseconds
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.model_files import COARSE_GRAINED, GENERATOR, model_hash
-from openmm_bg.models import find_model, shipped_models
+from openmm_bg.model_files import model_hash
+from openmm_bg.models import COARSE_GRAINED, GENERATOR, find_model, shipped_models
 
 if TYPE_CHECKING:
     from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from openmm_bg.model_files import COARSE_GRAINED, read_any_header
+from openmm_bg.model_files import read_any_header
+from openmm_bg.models import COARSE_GRAINED
 from openmm_bg.report import figures
 from openmm_bg.report.model_summary import read_log, summarize_model
 from openmm_bg.report.page import KeyFigure, Picture, Section, Table

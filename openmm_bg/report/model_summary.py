@@ -10,14 +10,8 @@ from typing import Any
 import numpy as np
 
 from openmm_bg.errors import InputError, ModelFileError
-from openmm_bg.model_files import (
-    COARSE_GRAINED,
-    check_files,
-    energy_evaluations,
-    model_hash,
-    read_any_header,
-)
-from openmm_bg.models import find_model
+from openmm_bg.model_files import check_files, energy_evaluations, model_hash, read_any_header
+from openmm_bg.models import COARSE_GRAINED, find_model
 from openmm_bg.report.coarse_grained_summary import summarize_coarse_grained
 from openmm_bg.report.facts import Fact, model_topology, shortened
 

@@ -20,11 +20,13 @@ from chain_molecule import (
     torsion_law,
     whole_probability,
 )
+from safetensors import safe_open
 from scipy.integrate import quad
 
 from openmm_bg import TorchPotential, statistics
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
+from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import assignment_map, centroid_map, selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
@@ -185,6 +187,20 @@ def test_density_of_a_configuration_is_that_it_was_drawn_with(model, samples):
     beads = torch.from_numpy(samples.beads[inside])
     found = model.log_density(samples.positions[inside], beads).numpy()
     np.testing.assert_allclose(found, samples.log_q[inside], atol=1e-6)
+
+
+def test_densities_of_a_saved_model_are_the_same(model, samples, tmp_path):
+    """Identity matrices, which an autoregressive flow's coordinates have, are not written."""
+    path = model.save(tmp_path / "model")
+    inside = np.flatnonzero(samples.in_domain)[:50]
+    beads = torch.from_numpy(samples.beads[inside])
+    again = CoarseGrainedGenerator.load(path)
+    found = again.log_density(samples.positions[inside], beads)
+    assert torch.equal(found, model.log_density(samples.positions[inside], beads))
+    with safe_open(path / "networks.safetensors", "numpy") as file:
+        written = set(file.keys())
+    whitened = isinstance(model.flow, CouplingBackmapping)
+    assert {"flow.coordinates.whiten" in written, "flow.coordinates.unwhiten" in written} == {whitened}
 
 
 def test_absolute_free_energies_are_refused(samples):
