@@ -1,8 +1,14 @@
 """Thinned trajectories that come with the package."""
 
-import numpy as np
-import pytest
+import json
+from importlib import resources
 
+import numpy as np
+import openmm
+import pytest
+from openmm import unit
+
+from openmm_bg import systems
 from openmm_bg.errors import InputError
 from openmm_bg.reference_frames import load_reference_frames, make_reference_frames
 from openmm_bg.simulation import SimulationSettings, simulate
@@ -41,3 +47,40 @@ def test_what_is_not_there_is_refused(simulation, tmp_path):
         load_reference_frames("chignolin", 360.0)
     with pytest.raises(InputError, match="at least one frame of each of the 4 walkers"):
         make_reference_frames(simulation, tmp_path, n_frames=3)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_reference_frames("chignolin", 350.0)
+
+
+def test_frames_of_chignolin_come_with_the_package(shipped):
+    assert len(shipped) == 3000
+    assert shipped.n_walkers == 8
+    assert shipped.topology.n_atoms == 175
+    (path,) = resources.files("openmm_bg.systems").joinpath("data").glob("chignolin_350K_frames.xtc")
+    assert sum(file.stat().st_size for file in path.parent.glob("chignolin_350K_frames.*")) < 5e6
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert "/" not in record["command"]
+    assert "starts do not agree: not converged" in record["start_comparison"]["statement"]
+    assert sorted(set(record["walker_starts"])) == ["extended", "native"]
+
+
+def test_energies_of_shipped_frames_are_those_of_openmm(shipped):
+    """But for what the rounding of positions changes: forces times errors of 0.001 / sqrt(12) nm."""
+    system = systems.load("chignolin")
+    context = openmm.Context(
+        system.system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    energies, scales = [], []
+    chosen = np.arange(0, len(shipped), 300)
+    for x in shipped.positions[chosen]:
+        context.setPositions(x)
+        state = context.getState(energy=True, forces=True)
+        energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
+        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        scales.append(np.linalg.norm(forces) * 0.001 / np.sqrt(12))
+    z = (np.array(energies) - shipped.potential_energy[chosen]) / scales
+    assert np.abs(z).max() < 3.5
+    others = (np.array(energies) - shipped.potential_energy[chosen + 1]) / scales  # the negative control
+    assert np.abs(others).max() > 3.5
