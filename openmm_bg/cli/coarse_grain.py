@@ -64,6 +64,13 @@ def coarse_grain(
             help="Deviations of more than this many kT count linearly.", rich_help_panel=options.OPTIMISER
         ),
     ] = 3.0,
+    own_start: Annotated[
+        float,
+        typer.Option(
+            help="The part of the steps after which draws of the flow itself count, too; 1: only in rounds.",
+            rich_help_panel=options.OPTIMISER,
+        ),
+    ] = 0.3,
     reverse_weight: Annotated[
         float,
         typer.Option(
@@ -147,6 +154,6 @@ def coarse_grain(
     if k > UNRELIABLE_PARETO_K:
         ways = "Train longer (--steps), with more data, or with other beads"
         if flow == "couplings" and not noisy:
-            ways += "; if side chains get in each other's way, --flow autoregressive --reverse-weight 1"
+            ways += "; if side chains get in each other's way, --flow autoregressive"
         say(f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. {ways}.")
     say(f"Weighted samples: openmm-bg backmap {output} -o samples.h5")

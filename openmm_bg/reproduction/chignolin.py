@@ -31,7 +31,7 @@ from openmm_bg.training.data import TrainingData
 from openmm_bg.transforms import FibreCoordinates
 
 N_FRAMES = 40_000
-TRIES = 4
+TRIES = 2
 """Configurations of the same beads, of which one is chosen by its weight."""
 
 SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
@@ -54,32 +54,13 @@ def commands(output: Path) -> dict[str, list[str]]:
         "data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(data)],
         "train": [
             *["coarse-grain", str(data), "-o", str(model), "--atoms", "name N CA C"],
-            *["--flow", "autoregressive", "--layers", "4", "--bins", "5", "--hidden-features", "40"],
-            *[
-                "--steps",
-                "3000",
-                "--batch-size",
-                "256",
-                "--dispersion-weight",
-                "0.02",
-                "--dispersion-range",
-                "100",
-            ],
-            *["--rounds", "1", "--round-samples", "2560"],
+            *["--flow", "autoregressive", "--layers", "4", "--bins", "5", "--hidden-features", "32"],
+            *["--steps", "2000", "--batch-size", "256", "--rounds", "0", "--round-samples", "2560"],
+            *["--dispersion-weight", "0.02", "--dispersion-range", "100", "--own-start", "1"],
         ],
         "sample": [
-            *[
-                "backmap",
-                str(model),
-                "-o",
-                str(samples),
-                "-n",
-                "25600",
-                "--tries",
-                str(TRIES),
-                "--seed",
-                "1",
-            ],
+            *["backmap", str(model), "-o", str(samples), "-n", "12800"],
+            *["--tries", str(TRIES), "--seed", "1"],
         ],
     }
 

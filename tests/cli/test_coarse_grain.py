@@ -177,7 +177,7 @@ def test_all_frames_are_taken_and_as_many_of_each_walker(
         ("--map", "learned", "--beads", "5"),
         ("--noisy",),
         ("--noisy", "--map", "residues"),
-        ("--flow", "autoregressive", "--reverse-weight", "0.5"),
+        ("--flow", "autoregressive", "--reverse-weight", "0.5", "--own-start", "0.1"),
         ("--map", "residues", "--flow", "autoregressive"),
     ],
 )
@@ -271,6 +271,7 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
         ),
         (("--flow", "autoregressive", "--noisy"), "with a noisy map choose couplings (--flow couplings)"),
         (("--reverse-weight", "-1"), "--reverse-weight must not be negative"),
+        (("--own-start", "2"), "--own-start must be between 0 and 1"),
         (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),
         (("--atoms", "name QQ"), "names 0 atoms of alanine_dipeptide; at least three are needed"),
         (("--atoms", "nonsense ("), "is no selection of atoms"),
