@@ -1,18 +1,25 @@
-"""The model that comes with the package: found by name, whole, of its system, and as good as it claims."""
+"""The models that come with the package: found by name, whole, of their systems, and as good as they claim."""
 
 import json
 import re
 
+import mdtraj
+import numpy as np
 import pytest
 
 from openmm_bg import BoltzmannGenerator, FlowMove, InputError, cli, systems
 from openmm_bg.comparison import AGREEMENT
-from openmm_bg.model_files import check_files, model_hash, read_header
-from openmm_bg.models import find_model, shipped_models
+from openmm_bg.geometry import dihedrals
+from openmm_bg.io import load_samples
+from openmm_bg.model_files import check_files, model_hash, read_any_header
+from openmm_bg.models import COARSE_GRAINED, GENERATOR, find_model, shipped_models
 from openmm_bg.reference import load_umbrella_reference
+from openmm_bg.reference_frames import load_reference_frames
+from openmm_bg.reproduction.backmapping_quality import quality, side_chain_torsions
 from openmm_bg.statistics import weighted_mean, z_score
 
 NAME = "alanine_dipeptide"
+BACKBONE = "chignolin_backbone"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,9 @@ def generator():
 
 
 def test_names():
-    assert list(shipped_models()) == [NAME]
+    assert list(shipped_models(GENERATOR)) == [NAME]
+    assert list(shipped_models(COARSE_GRAINED)) == [BACKBONE]
+    assert list(shipped_models()) == [NAME, BACKBONE]
     assert find_model(NAME) == shipped_models()[NAME]
     assert find_model(NAME).name == NAME
 
@@ -57,19 +66,24 @@ def test_it_says_what_it_is(generator):
     assert repr(generator) == text
 
 
-def test_files():
-    directory = find_model(NAME)
-    check_files(directory, read_header(directory))
+@pytest.mark.parametrize("name", [NAME, BACKBONE])
+def test_files(name):
+    directory = find_model(name)
+    check_files(directory, read_any_header(directory))
     assert sum(file.stat().st_size for file in directory.iterdir()) < 10e6
 
 
-def test_record(generator):
-    """It says how it was made, and nothing of where."""
-    text = (find_model(NAME) / "model.json").read_text()
+@pytest.mark.parametrize(("name", "system", "n_commands"), [(NAME, NAME, 3), (BACKBONE, "chignolin", 2)])
+def test_records(name, system, n_commands):
+    """They say how models were made, and nothing of where."""
+    text = (find_model(name) / "model.json").read_text()
     commands = re.findall(r'"command": "([^"]*)"', text)
-    assert len(commands) >= 3
+    assert len(commands) >= n_commands
     assert not any("/" in command for command in commands)
-    assert json.loads(text)["system_hash"] == systems.load(NAME).system_hash
+    assert json.loads(text)["system_hash"] == systems.load(system).system_hash
+
+
+def test_what_it_has_cost(generator):
     assert generator.temperature_range == (300.0, 600.0)
     assert 0 < sum(generator.energy_evaluations.values()) < 1e8
     assert all(generator.energy_evaluations.values())
@@ -89,3 +103,25 @@ def test_samples(generator, temperature, least):
 def test_moves_take_the_name():
     move = FlowMove(NAME)
     assert move.model_hash == model_hash(NAME)
+
+
+def test_side_chains_of_chignolin_are_put_back(tmp_path, monkeypatch):
+    """On the backbones of shipped frames: hardly a contact, chirality kept, energies like those of dynamics."""
+    monkeypatch.chdir(tmp_path)
+    frames = load_reference_frames("chignolin", 350.0)
+    chosen = np.arange(0, len(frames), 10)
+    mdtraj.Trajectory(frames.positions[chosen], frames.topology).save_hdf5("frames.h5")
+    assert cli.run(["backmap", BACKBONE, "--beads", "frames.h5", "--tries", "2", "-o", "s.h5", "-q"]) == 0
+    system = systems.load("chignolin")
+    samples = load_samples("s.h5", system)
+    given, energies = frames.positions[chosen], frames.potential_energy[chosen]
+    found = quality(system, samples.positions, samples.energies, given, energies)
+    assert found.n == len(given)
+    assert found.n_outside == found.n_wrong_chirality == 0
+    assert found.free_of_contacts > 0.97
+    assert abs(found.energy_shift) < 3.0
+    backbone = frames.topology.select("name N CA C")
+    assert np.abs(samples.positions[:, backbone] - given[:, backbone]).max() < 1e-5  # single precision
+    for one in side_chain_torsions(frames.topology).values():
+        moved = np.abs(dihedrals(samples.positions, np.array([one])) - dihedrals(given, np.array([one])))
+        assert np.median(moved) > 0.1  # they are drawn, not copied
