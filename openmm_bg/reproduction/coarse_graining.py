@@ -25,8 +25,11 @@ _HIGHEST, _SURE, _CLOSE = 4.0, 0.1, 0.3  # kT
 _SIGMA = 3.5
 
 MAPS = {
-    "selection map": ["--atoms", "index 4 6 8 14 16"],
-    "learned map": ["--map", "learned", "--beads", "6"],
+    "selection map": [
+        *["--steps", "4000", "--atoms", "index 4 6 8 14 16"],
+        *["--flow", "autoregressive", "--layers", "4", "--hidden-features", "48"],
+    ],
+    "learned map": ["--steps", "6000", "--map", "learned", "--beads", "6"],
 }
 """Options of ``openmm-bg coarse-grain`` by the label of the map."""
 
@@ -47,15 +50,7 @@ def model_commands(output: Path, label: str) -> dict[str, list[str]]:
     name = label.split()[0]
     model, samples = output / f"model_{name}", output / f"samples_{name}.h5"
     return {
-        f"train {name}": [
-            "coarse-grain",
-            str(output / "data"),
-            "-o",
-            str(model),
-            "--steps",
-            "6000",
-            *MAPS[label],
-        ],
+        f"train {name}": ["coarse-grain", str(output / "data"), "-o", str(model), *MAPS[label]],
         f"sample {name}": ["backmap", str(model), "-o", str(samples), "-n", "307200", "--seed", "1"],
     }
 
