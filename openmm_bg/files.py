@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -76,8 +77,16 @@ def json_text(content: Any) -> str:
 
 def without_folders(command: str) -> str:
     """Return a recorded command line that says nothing of where the files were, for what is given to others."""
-    words = [Path(word).name for word in command.split()]
-    return " ".join(["openmm-bg" if word == "__main__.py" else word for word in words])
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=")
+        name = f"{option}={_name(value)}" if word.startswith("-") and equals else _name(word)
+        words.append("openmm-bg" if name == "__main__.py" else name)
+    return shlex.join(words)
+
+
+def _name(word: str) -> str:
+    return (Path(word).name if "/" in word else word) or word
 
 
 def provenance(*, seed: int | None = None, command: str | None = None, **extra: Any) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def provenance(*, seed: int | None = None, command: str | None = None, **extra: 
         except metadata.PackageNotFoundError:
             continue
     return {
-        "command": command if command is not None else " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command if command is not None else shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,

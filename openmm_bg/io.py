@@ -24,17 +24,38 @@ _COLUMNS = ("log_q", "reduced_energy", "log_weight", "potential_energy")
 
 
 def samples_path(path: str | Path) -> Path:
-    """Return the path for a samples file if it can be used.
+    """Return the path for a samples file if samples can be written there.
 
     Raises:
-        InputError: If it does not end in .h5, or is a folder.
+        InputError: If it does not end in .h5, is a folder, or something else than samples would be overwritten.
     """
+    path = _with_its_ending(path)
+    files = (path.with_suffix(suffix) for suffix in (".h5", ".json", ".csv"))
+    there = [file for file in files if file.exists()]
+    if there and not _were_samples(path):
+        raise InputError(f"{there[0]} is no file of samples, and would be overwritten; give another name.")
+    return path
+
+
+def _with_its_ending(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".h5":
         raise InputError(f"Samples are saved in a file that ends in .h5, not {path.name!r}.")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file.")
     return path
+
+
+def _were_samples(path: Path) -> bool:
+    """Tell whether a file, or what is left beside it, is of samples."""
+    try:
+        return bool(_read_summary(path.with_suffix(".json")))
+    except (OSError, ValueError):
+        pass
+    try:
+        return are_samples(path)
+    except InputError:
+        return False
 
 
 def save_samples(samples: Samples, path: str | Path) -> dict[str, Any]:
@@ -94,7 +115,7 @@ def load_samples(path: str | Path, system: MolecularSystem | None = None) -> Sam
     Raises:
         InputError: If one of the three files is missing or damaged, or they do not belong together.
     """
-    path = samples_path(path)
+    path = _with_its_ending(path)
     frames = read_trajectory(path)
     summary, table = _read_tables(path)
     if len(table) != len(frames):
@@ -224,8 +245,10 @@ def is_exchange(path: Path) -> bool:
     try:
         with netCDF4.Dataset(path, "r") as dataset:
             return "metadata" in dataset.groups or getattr(dataset, "Conventions", "") == "ReplicaExchange"
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as a netCDF file; it may be truncated.") from error
+    except (OSError, RuntimeError) as error:  # the reader raises both
+        raise InputError(
+            f"{path} cannot be read as a netCDF file; it may be damaged or truncated."
+        ) from error
 
 
 def _filled(samples: Samples) -> Samples:

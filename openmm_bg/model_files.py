@@ -27,6 +27,11 @@ _ENTRIES = {
     COARSE_GRAINED: {"flow", "energy", "map", "sampling", "system", "sha256", "record", "system_hash"},
 }
 
+_USES = {
+    GENERATOR: " Draw from it with openmm-bg sample, or use FlowMove.",
+    COARSE_GRAINED: " Draw from it with openmm-bg backmap, or use CoarseGrainedMove.",
+}
+
 Content = bytes | Callable[[Path], None]
 """What is in a file: its bytes, or what writes it to a path."""
 
@@ -112,7 +117,7 @@ def read_header(directory: str | Path, kind: str = GENERATOR) -> dict[str, Any]:
     """
     header = read_any_header(directory)
     if (found := header.get("kind", GENERATOR)) != kind:
-        raise ModelFileError(f"The model in {directory} is a {found}; a {kind} is needed here.")
+        raise ModelFileError(f"The model in {directory} is a {found}; a {kind} is needed here.{_USES[found]}")
     return header
 
 

@@ -46,6 +46,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LEGEND = 46
 """Characters of a label that fit into a legend below one panel."""
 
+_INCH = 15  # characters of a caption
+
 CONTOURS = "#111111"
 """The colour of contour lines: not quite black, which becomes that of the text on pages."""
 
@@ -307,6 +309,20 @@ def are_reliable(log_weights: np.ndarray | None) -> bool:
 def wrapped(text: str, width: int = 34) -> str:
     """Break a text into lines of that many characters; the default fits under a panel."""
     return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
+def captioned(figure: Figure, caption: str) -> Figure:
+    """Put a caption above a figure, which gets higher by its lines, and return the figure.
+
+    Args:
+        figure: The figure; a caption takes the place of its title.
+        caption: The caption; a figure without one is left as it is.
+    """
+    if caption:
+        text = wrapped(caption, int(_INCH * figure.get_figwidth()))
+        figure.set_figheight(figure.get_figheight() + 0.14 * (text.count("\n") + 1) + 0.1)
+        figure.suptitle(text, fontsize=8)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 300) -> tuple[Path, Path]:

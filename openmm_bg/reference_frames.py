@@ -35,7 +35,7 @@ def load_reference_frames(name: str, temperature: float, folder: str | Path | No
     import mdtraj
 
     from openmm_bg import systems
-    from openmm_bg.trajectories import Frames
+    from openmm_bg.trajectories import Frames, convergence_statement
 
     place = "the package" if folder is None else str(folder)
     if folder is None:
@@ -55,6 +55,7 @@ def load_reference_frames(name: str, temperature: float, folder: str | Path | No
         potential_energy=energies,
         temperature=temperature,
         n_walkers=record["n_walkers"],
+        convergence=convergence_statement(record),
     )
 
 

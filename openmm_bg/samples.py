@@ -278,8 +278,8 @@ def warn_if_unreliable(log_weights: np.ndarray) -> None:
     elif k > UNRELIABLE_PARETO_K:
         warnings.warn(
             f"Pareto k is {k:.2f} (> {UNRELIABLE_PARETO_K}): a few of the {len(log_weights)} samples own the "
-            "weights, so averages and their errors cannot be trusted. Draw more samples, train longer, or "
-            "sample closer to the training temperature.",
+            "weights, so averages and their errors cannot be trusted. Draw more samples, train longer, or, if the "
+            "model was trained at another temperature, sample closer to it.",
             ReliabilityWarning,
             stacklevel=4,
         )

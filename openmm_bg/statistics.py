@@ -16,6 +16,8 @@ import numpy as np
 
 from openmm_bg.errors import InputError
 
+_NEGLIGIBLE = 1e-9  # relative errors below that of rounding say nothing
+
 
 class Estimate(NamedTuple):
     """An estimated number, and its standard error (one sigma)."""
@@ -347,9 +349,12 @@ def z_score(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def with_error(estimate: Estimate | tuple[float, float]) -> str:
-    """Return an estimate as text, e.g. "0.0031 ± 0.0004": as many digits as its standard error allows."""
+    """Return an estimate as text, e.g. "0.0031 ± 0.0004": as many digits as its standard error allows.
+
+    An error that is nothing beside the value, as where a single sample has all the weight, gives no digits.
+    """
     value, stderr = estimate
-    if not (math.isfinite(stderr) and stderr > 0):
+    if not (math.isfinite(stderr) and stderr > _NEGLIGIBLE * abs(value)):
         return f"{value:.4g} ± {stderr:.1g}"
     digits = max(0, 1 - math.floor(math.log10(stderr)))
     return f"{value:.{digits}f} ± {stderr:.{digits}f}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Frames:
         temperature: The temperature [K], if the file tells one for all frames.
         log_weights: Log-weights with shape=(n_frames,) of samples; None for a trajectory.
         n_walkers: Independent walkers in a trajectory; frame i belongs to walker i % n_walkers.
+        convergence: Whether walkers from different starts agree, of a simulation that has such; empty otherwise.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Frames:
     temperature: float | None = None
     log_weights: np.ndarray | None = None
     n_walkers: int = 1
+    convergence: str = ""
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -91,13 +94,15 @@ def read_trajectory(
     if path.suffix.lower() == ".dcd" and len(trajectory) < (claimed := _dcd_frames(path)):
         raise InputError(f"{path} is truncated: it has {len(trajectory)} of the {claimed} frames it claims.")
     energy, temperature = _energies(path, len(trajectory))
+    record = _simulation_record(path)
     return Frames(
         path=path,
         positions=trajectory.xyz.astype(np.float64),
         topology=trajectory.topology,
         potential_energy=energy,
         temperature=temperature,
-        n_walkers=_walkers(path, len(trajectory)),
+        n_walkers=_walkers(record, len(trajectory)),
+        convergence=convergence_statement(record) if path.name == "trajectory.h5" else "",
     )
 
 
@@ -166,11 +171,25 @@ def _energies(path: Path, n_frames: int) -> tuple[np.ndarray | None, float | Non
     return energy, float(temperatures[0]) if single else None
 
 
-def _walkers(path: Path, n_frames: int) -> int:
-    """Return the number of walkers of a trajectory that openmm-bg simulate wrote, 1 of others."""
+def _simulation_record(path: Path) -> dict[str, Any]:
+    """Return what openmm-bg simulate has recorded beside a trajectory; nothing of others."""
     try:
         record = json.loads((path.parent / "provenance.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _walkers(record: Mapping[str, Any], n_frames: int) -> int:
+    """Return the number of walkers of a trajectory that openmm-bg simulate wrote, 1 of others."""
+    try:
         n_walkers = int(record["n_walkers"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return 1
     return n_walkers if n_walkers > 0 and n_frames % n_walkers == 0 else 1
+
+
+def convergence_statement(record: Mapping[str, Any]) -> str:
+    """Return what the record of a simulation says of whether its starts agree; empty if nothing."""
+    comparison = record.get("start_comparison")
+    return str(comparison.get("statement", "")) if isinstance(comparison, dict) else ""

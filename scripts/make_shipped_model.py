@@ -1,6 +1,7 @@
 """Copy a model to the folder of models of its kind that come with the package.
 
-Of the commands in its record, only the last part of each path is kept. PROVENANCE.md in the folder stays as it is.
+Of the commands in its record, only the last part of each path is kept, and of the tables of observables of rounds
+that of the best one. PROVENANCE.md in the folder stays as it is.
 
 Example: python scripts/make_shipped_model.py annealed --name alanine_dipeptide
 """
@@ -21,6 +22,17 @@ def without_places(record: Any) -> Any:
             for key, value in record.items()
         }
     return [without_places(one) for one in record] if isinstance(record, list) else record
+
+
+def with_one_table(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without the tables of rounds but that of the kept one, which would be most of the file."""
+    if "rounds" not in record:
+        return record
+    rounds = [
+        {key: value for key, value in one.items() if key != "table" or k == record["kept_round"]}
+        for k, one in enumerate(record["rounds"])
+    ]
+    return record | {"rounds": rounds}
 
 
 def main() -> int:
@@ -47,7 +59,7 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    generator.record = without_places(generator.record)
+    generator.record = with_one_table(without_places(generator.record))
     output = arguments.systems / FOLDERS[kind] / arguments.name
     notes = output / "PROVENANCE.md"  # written by hand, and to be brought up to date
     text = notes.read_text() if notes.exists() else None

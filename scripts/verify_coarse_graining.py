@@ -46,6 +46,7 @@ def chignolin(work: Path) -> Iterator[dict[str, Any]]:
     from openmm_bg.reproduction.state_of_the_art import run_commands
 
     output = work / "chignolin"
+    run_commands(output / "simulation", reproduction.data_commands(output), openmm_bg)
     run_commands(output, reproduction.commands(output), openmm_bg)
     yield from reproduction.rows(output, TABLES)
 

@@ -93,6 +93,14 @@ def test_json_of_numpy_paths_and_infinities(tmp_path):
 def test_commands_without_folders():
     given = "__main__.py simulate chignolin --frames 40000 -o somewhere/else/data"
     assert files.without_folders(given) == "openmm-bg simulate chignolin --frames 40000 -o data"
+    given = "openmm-bg train --pdb=/home/me/my.pdb -o=out/data --atoms 'name N CA C' -o . -o /"
+    expected = "openmm-bg train --pdb=my.pdb -o=data --atoms 'name N CA C' -o . -o /"
+    assert files.without_folders(given) == expected
+
+
+def test_recorded_commands_can_be_given_again(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/openmm-bg", "coarse-grain", "data", "--atoms", "name N CA C"])
+    assert files.provenance()["command"] == "openmm-bg coarse-grain data --atoms 'name N CA C'"
 
 
 def test_provenance():

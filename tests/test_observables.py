@@ -226,6 +226,8 @@ def test_ambiguous_residues_and_references(chignolin, tmp_path):
     with pytest.raises(InputError, match="has the shape"):
         observable("rmsd", native.topology, np.zeros((3, 3)))
     np.testing.assert_allclose(load_reference_positions(NATIVE, native.topology), native.xyz[0], atol=1e-6)
+    model = load_reference_positions("chignolin_backbone", native.topology)
+    np.testing.assert_allclose(model, native.xyz[0], atol=1e-4)  # as in its PDB file
     named = load_reference_positions("chignolin", native.topology)
     assert functions.rmsd(named[None], native.xyz[0], native.topology.select("name CA"))[0] < 0.01
     with pytest.raises(InputError, match="does not have the same atoms"):

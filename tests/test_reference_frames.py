@@ -30,7 +30,7 @@ def test_frames_are_kept_with_their_energies(alanine, simulation, tmp_path):
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".npz", ".xtc"]
     frames = load_reference_frames("alanine_dipeptide", 300.0, tmp_path)
     assert frames.path == path
-    assert (frames.n_walkers, frames.temperature) == (4, 300.0)
+    assert (frames.n_walkers, frames.temperature, frames.convergence) == (4, 300.0, "")
     # 36 of 40 frames of each walker; every third of them is kept, which is 48 in all.
     data = load_data(simulation)
     rows = np.arange(160).reshape(-1, 4)[4::3].reshape(-1)
@@ -63,6 +63,7 @@ def test_frames_of_chignolin_come_with_the_package(shipped):
     record = json.loads(path.with_suffix(".json").read_text())
     assert "/" not in record["command"]
     assert "starts do not agree: not converged" in record["start_comparison"]["statement"]
+    assert shipped.convergence == record["start_comparison"]["statement"]
     assert sorted(set(record["walker_starts"])) == ["extended", "native"]
 
 

@@ -281,3 +281,20 @@ def test_error_of_the_effective_sample_size(rng):
     # Draws that were all kept, and as many that were all lost: a fraction with a binomial error.
     half = np.where(np.arange(1000) < 500, 0.0, -np.inf)
     assert statistics.effective_sample_size_estimate(half) == pytest.approx((0.5, 0.5 / np.sqrt(999)))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        ((0.00312, 0.0004), "0.00312 ± 0.00040"),
+        ((-582.11, 3.2), "-582.1 ± 3.2"),
+        ((0.0, 0.02), "0.000 ± 0.020"),
+        ((1234.5, 17.0), "1234 ± 17"),
+        # A single sample has all the weight: the rest is rounding.
+        ((-582.1137, 3e-40), "-582.1 ± 3e-40"),
+        ((0.25, 0.0), "0.25 ± 0"),
+        ((0.25, float("nan")), "0.25 ± nan"),
+    ],
+)
+def test_estimates_have_as_many_digits_as_their_errors_allow(estimate, text):
+    assert statistics.with_error(estimate) == text

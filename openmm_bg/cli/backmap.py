@@ -10,9 +10,10 @@ import typer
 from openmm_bg.cli.arguments import CoarseGrainedModel
 from openmm_bg.cli.console import print_summary, say
 from openmm_bg.errors import InputError
+from openmm_bg.samples import UNRELIABLE_PARETO_K
 
 if TYPE_CHECKING:
-    from openmm_bg.systems import MolecularSystem
+    from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
     from openmm_bg.trajectories import Frames
 
 _NUMBER = 51_200
@@ -58,6 +59,8 @@ def backmap(
     stay exact.
 
     Example: openmm-bg backmap model --output samples.h5
+
+    Example: openmm-bg backmap chignolin_backbone --beads frames.h5 --tries 2 --output samples.h5
     """
     import dataclasses
 
@@ -74,6 +77,7 @@ def backmap(
     if generator.system is None:
         raise InputError(f"The model {model} does not know its molecule, so samples cannot be written.")
     if beads is None:
+        _warn_of_beads(generator)
         sampling = generator.sampling
         if interval is not None:
             sampling = dataclasses.replace(sampling, interval=interval)
@@ -81,7 +85,7 @@ def backmap(
         samples = generator.sample(n, seed=seed, n_tries=n_tries, sampling=sampling, progress=not quiet)
         source = {} if interval is None else {"interval": interval}
     else:
-        frames = _frames_of(beads, generator.system)
+        frames = _frames_of(beads, generator)
         n = _whole_chains(frames, number)
         samples = generator.samples_of(
             frames.positions[:n],
@@ -91,8 +95,6 @@ def backmap(
             progress=not quiet,
         )
         source = {"beads": str(beads)}
-    if n_tries > 1:
-        source["tries"] = n_tries
     samples.record |= provenance(seed=seed, model=str(model), **source)
     samples.ess()  # nothing is written if no sample has a weight
     summary = save_samples(samples, output)
@@ -113,8 +115,21 @@ def backmap(
     say(f"Look at them with: openmm-bg report {output} {model}")
 
 
-def _frames_of(path: Path, system: MolecularSystem) -> Frames:
-    """Return frames whose beads can be taken.
+def _warn_of_beads(generator: CoarseGrainedGenerator) -> None:
+    """Say so if samples were worthless already when the model was trained."""
+    rounds = generator.record.get("rounds")
+    best = rounds[generator.record["kept_round"]] if rounds else {"pareto_k": 0.0}
+    k, n_tries = float(best["pareto_k"]), best.get("n_tries", 1)
+    if k > UNRELIABLE_PARETO_K:
+        of = f" (--tries {n_tries})" if n_tries > 1 else ""
+        say(
+            f"After its training Pareto k of the model's samples{of} was {k:.2f}, so that their weights said "
+            "nothing; give beads of a simulation (--beads), or train longer."
+        )
+
+
+def _frames_of(path: Path, generator: CoarseGrainedGenerator) -> Frames:
+    """Return frames whose beads can be taken; a file without a topology has the model's.
 
     Raises:
         InputError: If they are of another molecule than the model, or have weights.
@@ -124,7 +139,8 @@ def _frames_of(path: Path, system: MolecularSystem) -> Frames:
     from openmm_bg.io import read_frames
     from openmm_bg.observables.molecules import molecule_of
 
-    frames = read_frames(path)
+    system = generator.system
+    frames = read_frames(path, None if generator.path is None else generator.path / "topology.pdb")
     if (n_atoms := frames.positions.shape[1]) != system.n_atoms:
         raise InputError(
             f"{path} has {n_atoms} atoms, but the model {system.n_atoms}; its frames must be of the model's "

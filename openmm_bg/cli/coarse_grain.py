@@ -85,6 +85,23 @@ def coarse_grain(
         int, typer.Option(help="Samples drawn in each round.", rich_help_panel=_ROUNDS)
     ] = 20_480,
     round_steps: Annotated[int, typer.Option(help="Steps of each round.", rich_help_panel=_ROUNDS)] = 1000,
+    round_learning_rate: Annotated[
+        float, typer.Option(help="Adam's step size at the start of each round.", rich_help_panel=_ROUNDS)
+    ] = 2e-4,
+    round_tries: Annotated[
+        int,
+        typer.Option(
+            help="Of how many configurations of the same beads each is chosen.", rich_help_panel=_ROUNDS
+        ),
+    ] = 1,
+    frozen_flow: Annotated[
+        bool,
+        typer.Option(
+            "--frozen-flow",
+            help="Rounds train the bead potential alone, and the flow stays as it is: they cost far less.",
+            rich_help_panel=_ROUNDS,
+        ),
+    ] = False,
     flow: Annotated[
         str,
         typer.Option(help="couplings, or autoregressive: one rotor after the other, by the atoms around it."),
@@ -137,7 +154,11 @@ def coarse_grain(
             f"{last['round']}",
             f"the best of 0 to {rounds[-1]['round']}; {model.record['training']['n_steps']} steps in all",
         ),
-        ("ESS", f"{last['effective_sample_size']:.2%}", f"of {last['n_samples']} samples"),
+        (
+            "ESS",
+            f"{last['effective_sample_size']:.2%}",
+            f"of {last['n_samples']} samples" + (f" of {round_tries} tries" if round_tries > 1 else ""),
+        ),
         ("Pareto k", f"{k:.2f}", "averages are reliable up to 0.7, good below 0.5"),
         (
             "largest deviation",
@@ -156,4 +177,5 @@ def coarse_grain(
         if flow == "couplings" and not noisy:
             ways += "; if side chains get in each other's way, --flow autoregressive"
         say(f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. {ways}.")
-    say(f"Weighted samples: openmm-bg backmap {output} -o samples.h5")
+    tries = f" --tries {round_tries}" if round_tries > 1 else ""
+    say(f"Weighted samples: openmm-bg backmap {output}{tries} -o samples.h5")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from openmm_bg.cli.console import say
 from openmm_bg.errors import InputError
 
 Files = Annotated[
@@ -32,3 +33,15 @@ def check_labels(files: Sequence[Path], labels: Sequence[str] | None) -> list[st
     if labels and len(labels) != len(files):
         raise InputError(f"There are {len(files)} files but {len(labels)} labels; give each file one.")
     return list(labels or [None] * len(files))
+
+
+def convergence_caption(statements: Iterable[tuple[str, str]]) -> str:
+    """Return what figures and the screen say of simulations from several starts, which is printed, too.
+
+    Args:
+        statements: The label of each set, and whether its starts agree; empty of others.
+    """
+    lines = [f"{label}: {statement}." for label, statement in statements if statement]
+    for line in lines:
+        say(line)
+    return " ".join(lines)

@@ -76,6 +76,7 @@ def observables(
     molecule: object = None
     observed: dict[str, Observable] = {}
     data: list[dict[str, Series]] = []
+    statements: list[tuple[str, str]] = []
     for path, own in zip(files, options.check_labels(files, label), strict=True):
         frames = read_frames(path, topology, temperature=temperature)
         if not observed:  # in the first file, which says what the atoms of all are
@@ -84,9 +85,11 @@ def observables(
         if molecule_of(frames.topology) != molecule:
             raise InputError(f"{path} and {files[0]} are of different molecules; look at each by itself.")
         data.append(_evaluate(frames, own, observed.values(), weights))
+        statements.append((own or frames.label(weights), frames.convergence))
     _refuse_equal_labels([next(iter(by_name.values())).label for by_name in data])
     surfaces = {tuple(observed[name].name for name in names): names for names in pairs}
-    written = _write(data, surfaces, output, bins, maximum)
+    caption = options.convergence_caption(statements)
+    written = _write(data, surfaces, output, bins, maximum, caption)
     atomic_write_json(output / "provenance.json", provenance(files=[str(path) for path in files]))
     _print_means(data)
     say("Written: " + ", ".join(str(path) for path in written))
@@ -124,12 +127,13 @@ def _write(
     output: Path,
     bins: int,
     maximum: float,
+    caption: str,
 ) -> list[Path]:
     """Write tables and figures; surfaces of two observables are called by the names that were asked for."""
     from openmm_bg.observables import bin_edges, profile, tables
     from openmm_bg.observables import surface as two_dimensional
     from openmm_bg.observables.figures import plot_profiles, plot_surfaces
-    from openmm_bg.plotting import save_figure
+    from openmm_bg.plotting import captioned, save_figure
 
     by_observable = {name: [by_name[name] for by_name in data] for name in data[0]}
     edges = {name: bin_edges(sets, bins) for name, sets in by_observable.items()}
@@ -141,7 +145,8 @@ def _write(
         series = list(by_name.values())
         written.append(output / f"values_{_file_name(series[0].label)}.csv")
         tables.write_values(series, written[-1])
-    written += save_figure(plot_profiles(panels, maximum=maximum), output / "profiles.png")
+    profiles = captioned(plot_profiles(panels, maximum=maximum), caption)
+    written += save_figure(profiles, output / "profiles.png")
     for (x, y), names in surfaces.items():
         found = [
             (by_name[x], by_name[y], two_dimensional(by_name[x], by_name[y], (edges[x], edges[y])))
@@ -149,7 +154,7 @@ def _write(
         ]
         path = output / f"surface_{'_'.join(map(_file_name, names))}.csv"
         tables.write_surfaces(found, path)
-        written += [path, *save_figure(plot_surfaces(found, maximum=maximum), path)]
+        written += [path, *save_figure(captioned(plot_surfaces(found, maximum=maximum), caption), path)]
     return written
 
 

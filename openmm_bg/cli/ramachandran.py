@@ -14,6 +14,7 @@ from openmm_bg.statistics import with_error
 
 if TYPE_CHECKING:
     from openmm_bg.analysis import Ramachandran
+    from openmm_bg.trajectories import Frames
 
 
 def ramachandran(
@@ -36,18 +37,28 @@ def ramachandran(
     Example: openmm-bg ramachandran data samples.h5 --label "MD, 600 K" --label "flow, 300 K" -o plot.png
     """
     from openmm_bg import plotting
+    from openmm_bg.io import read_frames
 
     if output.suffix.lower() not in {".png", ".svg"}:
         raise InputError(f"A figure is written to a file that ends in .png or .svg, not {output.name!r}.")
     labels = options.check_labels(files, label)
-    data = [
-        _read(path, name, topology, temperature, residue, weights)
-        for path, name in zip(files, labels, strict=True)
-    ]
-    figure = plotting.plot_ramachandran(data, bins=bins, maximum=maximum, title=title)
+    data: list[Ramachandran] = []
+    statements: list[tuple[str, str]] = []
+    for path, own in zip(files, labels, strict=True):
+        frames = read_frames(path, topology, temperature=temperature)
+        data.append(_ramachandran(frames, path, own, residue, weights))
+        statements.append((data[-1].label, frames.convergence))
+    caption = options.convergence_caption(statements)
+    if caption and title:
+        caption, title = f"{title}. {caption}", None
     torsions = output.with_name(f"{output.stem}_torsions.png")
+    surfaces = plotting.plot_ramachandran(data, bins=bins, maximum=maximum, title=title)
     histograms = plotting.plot_torsions(data, title=title)
-    written = [*plotting.save_figure(figure, output), *plotting.save_figure(histograms, torsions)]
+    written = [
+        path
+        for figure, target in ((surfaces, output), (histograms, torsions))
+        for path in plotting.save_figure(plotting.captioned(figure, caption), target)
+    ]
     written.append(plotting.write_torsions_csv(data, torsions.with_suffix(".csv")))
     _print_populations(data)
     if len(data) > 1:
@@ -55,20 +66,13 @@ def ramachandran(
     say("Written: " + ", ".join(str(path) for path in written))
 
 
-def _read(
-    path: Path,
-    label: str | None,
-    topology: Path | None,
-    temperature: float | None,
-    residue: str | None,
-    weighted: bool,
+def _ramachandran(
+    frames: Frames, path: Path, label: str | None, residue: str | None, weighted: bool
 ) -> Ramachandran:
     from openmm_bg.analysis import Ramachandran, torsion_angles, torsion_pairs
-    from openmm_bg.io import read_frames
     from openmm_bg.samples import warn_if_unreliable
     from openmm_bg.systems.torsions import backbone_torsions
 
-    frames = read_frames(path, topology, temperature=temperature)
     if len(frames) < 2:
         raise InputError(f"{path} has a single frame; a free energy needs at least two.")
     torsions = backbone_torsions(frames.topology.to_openmm())

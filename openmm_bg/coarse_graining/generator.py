@@ -16,6 +16,7 @@ from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSampler, BeadSamplingSettings
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap, LinearMap
 from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
+from openmm_bg.coarse_graining.settings import MOST_TRIES, check_tries
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.model_files import (
     Content,
@@ -38,7 +39,7 @@ from openmm_bg.units import thermal_energy
 if TYPE_CHECKING:
     from openmm_bg.systems import MolecularSystem
 
-_CHUNK = 2048  # bead configurations that are backmapped at once
+_CHUNK = MOST_TRIES  # configurations that are backmapped at once
 _FAR = 3.0  # standard deviations of an invariant beyond the range of the training data
 
 
@@ -162,7 +163,7 @@ class CoarseGrainedGenerator:
         Raises:
             InputError: If there is no potential, or n or the number of tries is not positive.
         """
-        _check_tries(n_tries)
+        check_tries(n_tries)
         if n < 1 or n != int(n):
             raise InputError(f"The number of samples must be a whole number of at least 1, not {n}.")
         sampler = BeadSampler(self.energy, self.start, sampling or self.sampling, seed=seed)
@@ -227,7 +228,7 @@ class CoarseGrainedGenerator:
             InputError: If there is no potential, the number of beads is another, there are no configurations, a
                 position is not finite, or the number of tries is not positive.
         """
-        _check_tries(n_tries)
+        check_tries(n_tries)
         beads = self._checked(positions_tensor(beads))
         if not len(beads):
             raise InputError("There is no bead configuration to backmap.")
@@ -269,9 +270,17 @@ class CoarseGrainedGenerator:
         Returns:
             One configuration for the beads of each. The weights are those of `sample`: they hold if the beads are
             distributed as rho.
+
+        Raises:
+            InputError: As `backmap`; or if the configurations are of another molecule, or beads.
         """
-        generator = torch.Generator().manual_seed(seed)
-        beads = self.coarse_map.draw(positions_tensor(positions), generator)
+        generator, positions = torch.Generator().manual_seed(seed), positions_tensor(positions)
+        n_atoms, n_beads = self.flow.n_atoms, self.energy.n_beads
+        if n_beads != n_atoms and positions.shape[1:] == (n_beads, 3):
+            raise InputError(
+                f"These are {n_beads} beads, for `backmap`; samples are made of configurations of {n_atoms} atoms."
+            )
+        beads = self.coarse_map.draw(positions, generator)
         found = self.backmap(beads, seed=seed + 1, n_tries=n_tries, progress=progress)
         return self._samples(found, beads, n_walkers, {"seed": seed, "n_tries": n_tries})
 
@@ -424,13 +433,6 @@ def _is_identity(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor is an identity matrix, which is not written: large ones say nothing."""
     square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 1
     return square and torch.equal(tensor, torch.eye(len(tensor)).to(tensor))
-
-
-def _check_tries(n_tries: int) -> None:
-    if n_tries < 1 or n_tries != int(n_tries):
-        raise InputError(f"The number of tries must be a whole number of at least 1, not {n_tries}.")
-    if n_tries > _CHUNK:
-        raise InputError(f"The number of tries must be at most {_CHUNK}, not {n_tries}.")
 
 
 def _at_once(n_tries: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -91,7 +93,8 @@ class JointLoss:
         # Not detached: the energy's own constant must not drift. Capped is what is left without it: capped as a
         # whole, deviations would all be alike once the constant is that of a clash.
         center = deviation.mean()
-        spread = own_spread = dispersion(capped(deviation - center), settings.dispersion_range)
+        spread = dispersion(capped(deviation - center), settings.dispersion_range)
+        own_spread = None
         further = []
         drawn = settings.dispersion_weight > 0 or settings.reverse_weight > 0
         if drawn and step >= settings.own_start * settings.n_steps:
@@ -103,10 +106,11 @@ class JointLoss:
                 further.append(reverse)
         weight = settings.dispersion_weight * min(1.0, 10.0 * step / settings.n_steps)
         loss = likelihood + settings.force_weight * force_error
-        loss = loss + 0.5 * weight * (spread + own_spread)
+        loss = loss + 0.5 * weight * (spread + (spread if own_spread is None else own_spread))
         figures = {"likelihood": likelihood, "force_error": force_error, "dispersion": spread}
-        figures["own_dispersion"] = own_spread
-        return [loss, *further], {name: float(value.detach()) for name, value in figures.items()}
+        found = {name: float(value.detach()) for name, value in figures.items()}
+        found["own_dispersion"] = math.nan if own_spread is None else float(own_spread.detach())
+        return [loss, *further], found
 
     def deviation(self, frames: Frames, energies: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
         """Return log(rho p_inv / r) + U / kT up to a constant, with shape=(n,).

@@ -12,6 +12,9 @@ from openmm_bg.training.settings import require_fractions, require_positive
 FLOWS = ("couplings", "autoregressive")
 """The kinds of backmapping flows."""
 
+MOST_TRIES = 2048
+"""The largest number of configurations of the same beads of which one is chosen."""
+
 
 @dataclass(frozen=True)
 class CoarseGrainingSettings:
@@ -48,6 +51,10 @@ class CoarseGrainingSettings:
         round_samples: Samples that the model draws in each round.
         round_steps: Optimiser steps in each round.
         round_learning_rate: The step size at the start of a round; it falls along a cosine.
+        round_tries: Of how many configurations of the same beads each sample of a round is chosen.
+        frozen_flow: Rounds train the bead energy alone, by force matching and by the free energy of the atoms
+            around given beads (`FreeEnergyLoss`). What the flow makes of beads is drawn once, and the beads of all
+            rounds are kept, so that rounds cost far less: for molecules whose bead energy has much to learn.
         tolerance: Rounds end when the effective sample size changes by less than this part of itself, the
             dispersion at higher temperatures falls by less than this part, and the largest deviation of the
             observables by less than one standard error; and Pareto k is below 0.7, without which these figures
@@ -82,6 +89,8 @@ class CoarseGrainingSettings:
     round_samples: int = 20_480
     round_steps: int = 1000
     round_learning_rate: float = 2e-4
+    round_tries: int = 1
+    frozen_flow: bool = False
     tolerance: float = 0.05
     flow: str = "couplings"
     n_layers: int = 8
@@ -97,7 +106,7 @@ class CoarseGrainingSettings:
         """Check the settings."""
         positive = ("n_steps", "batch_size", "learning_rate", "dispersion_range", "max_gradient_norm")
         positive += ("round_samples", "round_steps", "round_learning_rate", "n_layers", "hidden_features")
-        positive += ("n_blocks", "energy_features", "energy_layers")
+        positive += ("round_tries", "n_blocks", "energy_features", "energy_layers")
         require_positive(self, positive)
         require_fractions(self, ("averaging", "tolerance", "own_start"))
         for name in ("force_weight", "dispersion_weight", "reverse_weight", "n_rounds"):
@@ -105,6 +114,7 @@ class CoarseGrainingSettings:
                 raise InputError(f"{name} must not be negative or infinite, and is {getattr(self, name)}.")
         if self.flow not in FLOWS:
             raise InputError(f"There is no backmapping flow {self.flow!r}; there are {', '.join(FLOWS)}.")
+        check_tries(self.round_tries)
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be between 0 and 1, not {self.validation_fraction}.")
         if not 2 <= self.n_bins <= 512:
@@ -124,3 +134,15 @@ class CoarseGrainingSettings:
             "n_hidden": self.energy_layers,
             "seed": self.seed,
         }
+
+
+def check_tries(n_tries: int) -> None:
+    """Check of how many configurations of the same beads one is to be chosen.
+
+    Raises:
+        InputError: If that is no whole number, or too many or too few.
+    """
+    if n_tries < 1 or n_tries != int(n_tries):
+        raise InputError(f"The number of tries must be a whole number of at least 1, not {n_tries}.")
+    if n_tries > MOST_TRIES:
+        raise InputError(f"The number of tries must be at most {MOST_TRIES}, not {n_tries}.")

@@ -19,6 +19,15 @@ from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.choices import MapChoice, choose_map
 from openmm_bg.coarse_graining.consistency import consistency_table, largest_deviation
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
+from openmm_bg.coarse_graining.free_energy_loss import (
+    DATA,
+    NO_FIGURES,
+    BeadPool,
+    FreeEnergyLoss,
+    bead_pool,
+    highest_free_energy,
+    pool_of_data,
+)
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
 from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
@@ -42,6 +51,8 @@ _CHECKPOINT_INTERVAL = 250
 _START = 512  # bead configurations that are kept with the model
 _HUBER = 3.0  # kT, beyond which missing weights count linearly when rounds are judged
 _NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that need not be learned
+_CLASHING = 0.1  # the part of the data whose atoms may clash in all tries
+_DATA = 8192  # frames whose beads' free energies are taken before rounds that leave the flow as it is
 
 
 def train_coarse_grained(
@@ -121,6 +132,32 @@ def _hot_beads(frames: list[torch.Tensor], n: int, seed: int) -> torch.Tensor:
     return beads[torch.randperm(len(beads), generator=torch.Generator().manual_seed(seed))[:n]]
 
 
+def _excess(log_weights: np.ndarray, samples: Samples) -> np.ndarray:
+    """Return log-weights less the median of the samples', with their shape."""
+    usable = np.isfinite(samples.log_weights)
+    if not usable.any():
+        return np.zeros(len(log_weights))
+    return log_weights - np.median(samples.log_weights[usable])
+
+
+def _range(log_weights: np.ndarray) -> float:
+    """Return the range of the middle half of log-weights; infinite if a quarter of them is."""
+    low, high = np.quantile(log_weights, (0.25, 0.75), method="lower")
+    return float(high - low) if math.isfinite(low) else math.inf
+
+
+def _warn_of_clashes(pool: BeadPool, n_tries: int) -> None:
+    """Warn if the flow finds no place for the atoms around many beads of the data: rounds take these for rare."""
+    clashing = float((pool.free_energies >= highest_free_energy(pool)).double().mean())
+    if clashing > _CLASHING:
+        warnings.warn(
+            f"Around {clashing:.0%} of the data's beads all configurations of the flow ({n_tries} each) clash, so "
+            "that rounds take these for rarer than they are. Take more (--round-tries), or train longer (--steps).",
+            ReliabilityWarning,
+            stacklevel=2,
+        )
+
+
 def _figure(one: dict[str, Any], name: str) -> float:
     """Return a figure of a round; infinite ones are words in a checkpoint."""
     return float(one.get(name, 0.0))  # without higher temperatures there is no dispersion of theirs
@@ -130,10 +167,12 @@ def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
     That is the logarithm of the effective sample size, less the dispersion at higher temperatures, which would cost
-    as many samples as that of the weights does, if there were any there.
+    as many samples as that of the weights does, if there were any there. The effective sample size of weights that
+    cannot be trusted says nothing; the range of the middle half of their logarithms does.
     """
-    worth = math.log(max(_figure(one, "effective_sample_size"), 1e-12)) - _figure(one, "hot_dispersion")
-    return _figure(one, "pareto_k") < UNRELIABLE_PARETO_K, worth
+    if not _figure(one, "pareto_k") < UNRELIABLE_PARETO_K:
+        return False, -_figure(one, "log_weight_range")
+    return True, math.log(max(_figure(one, "effective_sample_size"), 1e-12)) - _figure(one, "hot_dispersion")
 
 
 class _Trainer:
@@ -194,6 +233,7 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
+        self.bead_pool: BeadPool | None = None  # those of all rounds, if the flow stays as it is
         self.kept = 0  # the best round
         self.best = [mean.clone() for mean in self.average]  # its parameters
 
@@ -217,6 +257,8 @@ class _Trainer:
         self.loss = JointLoss(
             self.coarse_map, self.flow, self.energy, self.potential, self.positions, settings
         )
+        frames = self.loss.frames.at(slice(self.loss.n_training))
+        self.free_energy_loss = FreeEnergyLoss(self.energy, frames, settings)
         self._train(settings.n_steps, settings.learning_rate, bar, on_checkpoint)
         while True:
             if not self.in_round:
@@ -229,6 +271,8 @@ class _Trainer:
                     return
             first = settings.n_steps + self.rounds_done * settings.round_steps
             end = first + settings.round_steps
+            if settings.frozen_flow:
+                self._freeze_flow()
             self._train(end, settings.round_learning_rate, bar, on_checkpoint, first)
             self.rounds_done, self.in_round = self.rounds_done + 1, False
 
@@ -246,7 +290,7 @@ class _Trainer:
             fraction = (self.step - first) / (end - first)
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction)))
-            losses, figures = self.loss(self.step, self.pool, self.generator)
+            losses, figures = self._losses()
             if self._set_gradients(losses):
                 self.optimiser.step()
             decay = min(settings.averaging, (self.step + 1) / (self.step + 10))
@@ -254,17 +298,30 @@ class _Trainer:
                 mean.lerp_(parameter.detach(), 1.0 - decay)
             self.step += 1
             if self.step % 10 == 0:
-                bar.show(self.step, f"dispersion {figures['dispersion']:.3g}")
+                bar.show(self.step, f"dispersion {figures.get(DATA, figures['dispersion']):.3g}")
             if self.step % _CHECKPOINT_INTERVAL == 0 or self.step == end:
                 self.log.append(
                     {
                         "step": self.step,
                         "round": self.rounds_done,
+                        **(NO_FIGURES if settings.frozen_flow else {}),
                         **figures,
                         **self.loss.held_out(*self._averaged()),
                     }
                 )
                 self.checkpoint(on_checkpoint)
+
+    def _losses(self) -> tuple[list[torch.Tensor], dict[str, float]]:
+        if self.in_round and self.bead_pool is not None:
+            return self.free_energy_loss(self.bead_pool, self.generator)
+        return self.loss(self.step, self.pool, self.generator)
+
+    def _freeze_flow(self) -> None:
+        """Set the flow's parameters to their averages, so that these stay as they are when it is not trained."""
+        n = len(list(self.flow.parameters()))  # they come first
+        with torch.no_grad():
+            for parameter, mean in zip(self.parameters[:n], self.average[:n], strict=True):
+                parameter.copy_(mean)
 
     def _set_gradients(self, losses: list[torch.Tensor]) -> bool:
         """Give parameters the sum of the losses' gradients, each of a limited norm; tell whether it is finite.
@@ -319,9 +376,15 @@ class _Trainer:
         settings, model = self.settings, self.model()
         n, seed = settings.round_samples, settings.seed + 1000 * (self.rounds_done + 1)
         frames: list[torch.Tensor] = []
-        samples = model.sample(n, seed=seed, on_frame=lambda sampler: frames.append(sampler.hot()))
+        samples = model.sample(
+            n,
+            seed=seed,
+            n_tries=settings.round_tries,
+            on_frame=lambda sampler: frames.append(sampler.hot()),
+        )
         hot = _hot_beads(frames, n, seed)
-        excess = self._hot_excess(model, hot, samples)
+        hot_log_weights = self._hot_log_weights(model, hot)
+        excess = _excess(hot_log_weights, samples)
         hot_dispersion = self._hot_dispersion(excess)
         some = bool(np.isfinite(samples.log_weights).any())
         table = consistency_table(samples, self.data) if some else []
@@ -330,7 +393,9 @@ class _Trainer:
                 "round": self.rounds_done,
                 "step": self.step,
                 "n_samples": len(samples),
+                "n_tries": settings.round_tries,
                 "effective_sample_size": samples.ess() if some else 0.0,
+                "log_weight_range": _range(samples.log_weights),
                 "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,
                 "bead_acceptance": samples.record["bead_acceptance"],
@@ -342,18 +407,32 @@ class _Trainer:
         )
         if len(self.rounds) == 1 or _merit(self.rounds[-1]) > _merit(self.rounds[self.kept]):
             self.kept, self.best = len(self.rounds) - 1, [mean.clone() for mean in self.average]
-        kept = hot[torch.from_numpy(excess > -_NEGLIGIBLE)]
-        self.pool = torch.cat([torch.from_numpy(samples.beads), kept]).to(self.start)
+        beads = torch.from_numpy(samples.beads)
+        if settings.frozen_flow:
+            self._fill_pool(model, beads, samples.log_weights)
+            self._fill_pool(model, hot, hot_log_weights)
+        else:
+            self.pool = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]]).to(self.start)
 
-    def _hot_excess(self, model: CoarseGrainedGenerator, hot: torch.Tensor, samples: Samples) -> np.ndarray:
-        """Return the log-weights of beads of higher temperatures, less the samples' median, with shape=(n,)."""
+    def _fill_pool(self, model: CoarseGrainedGenerator, beads: torch.Tensor, log_weights: np.ndarray) -> None:
+        """Add beads and their free energies to the pool, which begins with beads of the data."""
+        settings = self.settings
+        if self.bead_pool is None:
+            generator = torch.Generator().manual_seed(settings.seed)
+            chosen = torch.randperm(self.loss.n_training, generator=generator)[:_DATA]
+            self.bead_pool = pool_of_data(
+                model, self.loss.frames.beads[chosen], n_tries=settings.round_tries, seed=settings.seed
+            )
+            _warn_of_clashes(self.bead_pool, settings.round_tries)
+        self.bead_pool = self.bead_pool.joined(bead_pool(model, beads, log_weights))
+
+    def _hot_log_weights(self, model: CoarseGrainedGenerator, hot: torch.Tensor) -> np.ndarray:
+        """Return the log-weights of beads of higher temperatures with shape=(n,)."""
         if not len(hot):
             return np.zeros(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReliabilityWarning)
-            log_weights = model.backmap(hot, seed=self.settings.seed).log_weights
-        usable = np.isfinite(samples.log_weights)
-        return log_weights - np.median(samples.log_weights[usable]) if usable.any() else np.zeros(len(hot))
+            return model.backmap(hot, seed=self.settings.seed, n_tries=self.settings.round_tries).log_weights
 
     def _hot_dispersion(self, excess: np.ndarray) -> float:
         """Return the dispersion of weights that are too large: the samples show those that are too small."""
@@ -366,9 +445,10 @@ class _Trainer:
         """Tell whether the last round has made nothing better that could be seen."""
         if len(self.rounds) < 2:
             return False
-        (_, before), (trusted, now) = (_merit(one) for one in self.rounds[-2:])
+        (trusted_before, before), (trusted, now) = (_merit(one) for one in self.rounds[-2:])
         change = _figure(self.rounds[-1], "largest_deviation") - _figure(self.rounds[-2], "largest_deviation")
-        return trusted and now < before + self.settings.tolerance and change > -1.0
+        no_better = now < before + self.settings.tolerance and change > -1.0
+        return trusted_before and trusted and no_better
 
     # Checkpoints
 
@@ -382,6 +462,10 @@ class _Trainer:
             tensors |= prefixed(f"optimiser.{k}.", entry)
         if self.pool is not None:
             tensors["pool"] = self.pool
+        if self.bead_pool is not None:
+            tensors |= prefixed(
+                "bead_pool.", self.bead_pool._asdict() | {"n_data": torch.tensor(self.bead_pool.n_data)}
+            )
         tensors["generator"] = self.generator.get_state()
         header = {
             "identity": self.identity,
@@ -420,6 +504,8 @@ class _Trainer:
         self.in_round, self.log, self.rounds = header["in_round"], header["log"], header["rounds"]
         self._evaluations_before = header["n_evaluations"]
         self.pool, self.kept = tensors.get("pool"), header["kept_round"]
+        if own := part(tensors, "bead_pool."):
+            self.bead_pool = BeadPool(own["beads"], own["free_energies"], int(own["n_data"]))
 
     def finish(self) -> CoarseGrainedGenerator:
         """Save the model of the best round and remove the checkpoint."""

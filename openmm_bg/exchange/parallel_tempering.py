@@ -20,7 +20,7 @@ from openmm_bg.exchange.preparation import (
     silence_openmmtools,
     start_positions,
 )
-from openmm_bg.exchange.record import ExchangeRecord, read_exchange
+from openmm_bg.exchange.record import ExchangeRecord, is_damage, read_exchange
 from openmm_bg.exchange.storage import (
     creation_marker,
     load_model,
@@ -293,9 +293,14 @@ def resume_sampler(storage: str | os.PathLike, *, seed: int | None = None) -> Pa
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             sampler = kind.from_storage(reporter)
-    except OSError as error:  # from netCDF4, and from openmmtools if the checkpoint is of another run
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # from netCDF4; openmmtools' OSError if a checkpoint is of another run
+        if isinstance(error, RuntimeError) and not is_damage(error):
+            raise
         raise InputError(
-            f"The checkpoint file of {path} is damaged or of another run ({error}); put the right one back, or "
+            f"{path} or its checkpoint file is damaged or of another run ({error}); put the right ones back, or "
             "delete both and start again."
         ) from error
     prepare(sampler, settings, seed)

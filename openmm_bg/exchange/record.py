@@ -158,7 +158,15 @@ def read_exchange(storage: str | Path) -> ExchangeRecord:
             int(np.asarray(dataset[name][iterations]).sum()) // 2 for name in ("proposed", "accepted")
         )
         learned = settings.get("sampler") == "learned"
-        statistics = [_flow_statistics(move) for move in _read_moves(dataset)]
+        try:
+            moves = _read_moves(dataset)
+        except RuntimeError as error:
+            if not is_damage(error):
+                raise
+            raise InputError(
+                f"{storage} is damaged ({error}), as by a kill in the middle of writing; give another file."
+            ) from error
+        statistics = [_flow_statistics(move) for move in moves]
     with np.errstate(invalid="ignore", divide="ignore"):
         exchange_acceptance = accepted.sum(axis=0) / proposed.sum(axis=0)
     return ExchangeRecord(
@@ -193,6 +201,11 @@ def _ratio_errors(accepted: np.ndarray, proposed: np.ndarray) -> np.ndarray:
     return errors
 
 
+def is_damage(error: RuntimeError) -> bool:
+    """Tell whether an error is that of reading a damaged netCDF file."""
+    return str(error).startswith("NetCDF:")
+
+
 def open_storage(storage: str | Path) -> Any:
     """Open a run's netCDF file for reading.
 
@@ -206,9 +219,12 @@ def open_storage(storage: str | Path) -> Any:
         raise InputError(f"There is no file {path}.")
     try:
         return netCDF4.Dataset(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_damage(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be read as a netCDF file ({error.strerror or error}): another process may be "
+            f"{path} cannot be read as a netCDF file ({reason}): another process may be "
             "writing it, and if not, delete it together with its checkpoint file and start again."
         ) from error
 

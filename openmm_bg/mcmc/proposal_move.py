@@ -232,9 +232,10 @@ def check_model(generator: BoltzmannGenerator, host: HostSystem, temperature: fl
     low, high = generator.temperature_range
     # A little play: a range that ends at half the training temperature includes that half.
     if not low * (1 - 1e-9) <= temperature <= high * (1 + 1e-9):
+        meant = f"{low:g} K" if low == high else f"{low:g}-{high:g} K"
         _warn_once(
             ("temperature", key),
-            f"The model {generator.path} was made for {low:g}-{high:g} K and is used at {temperature:g} K; "
+            f"The model {generator.path} was made for {meant} and is used at {temperature:g} K; "
             "the chain is exact all the same, but few proposals may be accepted.",
         )
 

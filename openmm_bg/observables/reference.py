@@ -18,7 +18,7 @@ def load_reference_positions(source: str | Path, topology: mdtraj.Topology) -> n
 
     Args:
         source: A PDB file, or another with a topology inside (its first frame is taken), the directory of a
-            model or a simulation (its reference), or the name of a system that comes with the package.
+            model or a simulation (its reference), or the name of a system or a model that comes with the package.
         topology: The molecule, whose atoms it must have in the same order.
 
     Returns:
@@ -28,17 +28,18 @@ def load_reference_positions(source: str | Path, topology: mdtraj.Topology) -> n
         InputError: If it cannot be read or is of another molecule.
     """
     from openmm_bg import systems
+    from openmm_bg.models import shipped_models
     from openmm_bg.trajectories import read_trajectory
 
-    path = Path(source)
-    if path.is_dir():
-        path = path / "topology.pdb"
-    if not path.exists() and str(source) in systems.names():
+    if not Path(source).exists() and str(source) in systems.names():
         system = systems.load(str(source))
         positions = np.array(system.positions)
         elements = [atom.element.symbol for atom in system.topology.atoms()]
     else:
-        frames = read_trajectory(path)
+        path = Path(source)
+        if not path.exists():
+            path = shipped_models().get(str(source), path)
+        frames = read_trajectory(path / "topology.pdb" if path.is_dir() else path)
         positions = frames.positions[0]
         elements = [atom.element.symbol for atom in frames.topology.atoms]
     if elements != [atom.element.symbol for atom in topology.atoms]:

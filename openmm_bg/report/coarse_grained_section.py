@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from openmm_bg.coarse_graining.free_energy_loss import DATA, OWN
 from openmm_bg.model_files import read_any_header
 from openmm_bg.models import COARSE_GRAINED
 from openmm_bg.report import figures
@@ -14,6 +15,7 @@ from openmm_bg.report.page import KeyFigure, Picture, Section, Table
 from openmm_bg.report.records import is_finished
 from openmm_bg.samples import UNRELIABLE_PARETO_K
 from openmm_bg.statistics import Estimate, with_error
+from openmm_bg.trajectories import convergence_statement
 
 _COLUMNS = {"step", "likelihood", "held_out_likelihood", "force_error", "dispersion", "own_dispersion"}
 _HEADINGS = ("coarse-grained map", "networks", "training")
@@ -49,9 +51,12 @@ def coarse_grained_section(model: Path, name: str, ending: str) -> Section:
         section.warnings.append(f"The training in {name} is not finished: the same command continues it.")
     if log := read_log(model):
         section.text = (
-            "The beads' potential and the flow that puts the atoms back are trained together: on the data, and in "
-            "rounds on beads of the potential itself. Figures of batches scatter."
+            "The beads' potential and the flow that puts the atoms back are trained together on the data, and "
+            + ("the potential alone" if math.isfinite(_last(log, DATA)) else "again")
+            + " in rounds on beads of the potential itself. Figures of batches scatter."
         )
+        if is_finished(model) and (statement := convergence_statement(record.get("data") or {})):
+            section.text += f" The data: {statement}."
         section.pictures = _pictures(log, command)
     return section
 
@@ -65,9 +70,14 @@ def coarse_grained_figure(model: Path) -> KeyFigure | None:
     return KeyFigure(
         "ESS after training",
         f"{last['effective_sample_size']:.1%}",
-        f"of {last['n_samples']:,} draws; Pareto k {float(last['pareto_k']):.2f}",
+        f"of {last['n_samples']:,} draws{_of_tries(last)}; Pareto k {float(last['pareto_k']):.2f}",
         warns=float(last["pareto_k"]) > UNRELIABLE_PARETO_K,
     )
+
+
+def _of_tries(one: dict[str, Any]) -> str:
+    """Say of how many tries the samples of a round are, if of several."""
+    return f" of {one['n_tries']} tries" if one.get("n_tries", 1) > 1 else ""
 
 
 def _round_tables(rounds: list[dict[str, Any]], kept: int) -> list[Table]:
@@ -78,22 +88,28 @@ def _round_tables(rounds: list[dict[str, Any]], kept: int) -> list[Table]:
             f"{one['n_samples']:,}",
             f"{one['effective_sample_size']:.2%}",
             f"{float(one['pareto_k']):.2f}",
+            f"{float(one.get('log_weight_range', math.nan)):.3g}",
             f"{float(one['bead_acceptance']):.1%}",
             f"{float(one.get('hot_dispersion', math.nan)):.3g}",
             f"{float(one['largest_deviation']):.1f}",
         )
         for one in rounds
     ]
-    header = ("round", "after step", "draws", "ESS", "Pareto k", "hybrid Monte Carlo accepted")
+    header = ("round", "after step", "draws", "ESS", "Pareto k", "middle half of ln(weight)")
+    header += ("hybrid Monte Carlo accepted",)
     header += ("dispersion at higher temperatures", "largest deviation (standard errors)")
     return [
-        Table(f"Rounds: beads sampled, backmapped, weighted; round {kept} is kept", header, lines),
-        _observables(rounds[kept]["table"]),
+        Table(
+            f"Rounds: beads sampled, backmapped{_of_tries(rounds[kept])}, weighted; round {kept} is kept",
+            header,
+            lines,
+        ),
+        _observables(rounds[kept]["table"], kept),
     ]
 
 
-def _observables(table: list[dict[str, Any]]) -> Table:
-    """Return the table of observables of a round, those that deviate most first."""
+def _observables(table: list[dict[str, Any]], kept: int) -> Table:
+    """Return the table of observables of the kept round, those that deviate most first."""
 
     def deviation(line: dict[str, Any], kind: str) -> float:
         error = math.hypot(line[f"{kind}_stderr"], line["reference_stderr"])
@@ -111,7 +127,7 @@ def _observables(table: list[dict[str, Any]]) -> Table:
         name = f"mean square of {line['name']}" if line["moment"] == 2 else line["name"]
         rows.append((name + unit, *cells, *shifts))
     caption = (
-        "Observables of the last round against the data, those that deviate most first; deviations in combined "
+        f"Observables of round {kept} against the data, those that deviate most first; deviations in combined "
         "standard errors"
     )
     header = ("average of", "weighted", "without weights", "data", "deviation", "without weights")
@@ -119,22 +135,25 @@ def _observables(table: list[dict[str, Any]]) -> Table:
 
 
 def _pictures(log: list[dict[str, float]], command: str) -> list[Picture]:
-    last = log[-1]
     curves: list[tuple[str, dict[str, str], str, bool, str]] = [
         (
             "Negative log-likelihood of the atoms",
             {"likelihood": "training batches", "held_out_likelihood": "held-out frames"},
             "nats",
             False,
-            f"Held out: {last['held_out_likelihood']:.4g} at the end.",
+            f"Held out: {log[-1]['held_out_likelihood']:.4g} at the end.",
         ),
         (
             "Dispersion of the weights",
             {"dispersion": "of the data's batches", "own_dispersion": "of the flow's own draws"},
             "dispersion of ln(weight)",
             True,
-            "Zero if and only if all weights are equal. On the data alone it could be learned by heart; that of "
-            f"own draws is {last['own_dispersion']:.3g} at the end.",
+            "Zero if and only if all weights are equal. On the data alone it could be learned by heart; "
+            + (
+                "draws of the flow itself did not count."
+                if math.isnan(own := _last(log, "own_dispersion"))
+                else f"that of own draws is {own:.3g} at the end."
+            ),
         ),
         (
             "Forces on the beads",
@@ -142,10 +161,26 @@ def _pictures(log: list[dict[str, float]], command: str) -> list[Picture]:
             "mean square error / mean square",
             False,
             "Projected forces scatter about their mean, so that even the exact potential of mean force leaves a "
-            f"rest; {last['force_error']:.3g} at the end.",
+            f"rest; {log[-1]['force_error']:.3g} at the end.",
+        ),
+        (
+            "Free energies of the atoms around given beads",
+            {DATA: "beads of the data", OWN: "beads that the potential has drawn"},
+            "dispersion of the difference (kT²)",
+            True,
+            "In rounds, in which the flow stays as it is. Estimates scatter, so that even the exact potential "
+            f"leaves a rest; {_last(log, OWN):.3g} of the potential's own beads at the end.",
         ),
     ]
-    return [
-        Picture(title, figures.plot_training(log, columns, label, logarithmic=logarithmic), caption, command)
-        for title, columns, label, logarithmic, caption in curves
-    ]
+    drawn = []
+    for title, columns, label, logarithmic, caption in curves:
+        there = {name: text for name, text in columns.items() if not math.isnan(_last(log, name))}
+        if there:
+            figure = figures.plot_training(log, there, label, logarithmic=logarithmic)
+            drawn.append(Picture(title, figure, caption, command))
+    return drawn
+
+
+def _last(log: list[dict[str, float]], name: str) -> float:
+    """Return the last number in a column that is one; NaN if there is none."""
+    return next((row[name] for row in reversed(log) if not math.isnan(row.get(name, math.nan))), math.nan)

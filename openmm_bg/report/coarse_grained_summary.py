@@ -11,6 +11,7 @@ import numpy as np
 
 from openmm_bg.errors import ModelFileError
 from openmm_bg.report.facts import Fact, model_topology, shortened
+from openmm_bg.trajectories import convergence_statement
 
 _NETWORKS = "networks.safetensors"
 _MOST_BEADS = 12  # that are named
@@ -93,8 +94,13 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
         parts = (f"{data['n_walkers']} walkers", str(data.get("command", "")))
         frames = f"{data['n_frames']:,} frames" if "n_frames" in data else "frames"
         facts.append(Fact("data", frames, ": ".join(part for part in parts if part)))
-    names = ("batch_size", "learning_rate", "force_weight", "dispersion_weight", "reverse_weight", "seed")
+    if statement := convergence_statement(record.get("data") or {}):
+        facts.append(Fact("convergence", record["data"]["start_comparison"]["verdict"], statement))
+    names = ("batch_size", "learning_rate", "force_weight", "dispersion_weight")
+    names += ("dispersion_range", "reverse_weight", "own_start", "seed")
     text = ", ".join(f"{name} {settings[name]:g}" for name in names if name in settings)
+    if settings.get("frozen_flow"):
+        text += ", flow in rounds as it is"
     facts.append(Fact("steps", f"{training['n_steps']:,}", text))
     facts.append(Fact("energy evaluations", f"{training['n_energy_evaluations']:,}", "of atoms"))
     for one in record["rounds"]:

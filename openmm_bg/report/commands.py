@@ -16,7 +16,7 @@ def sample_command(path: Path, record: dict[str, Any]) -> str:
         options = {
             "beads": record.get("beads"),
             "interval": record.get("interval"),
-            "tries": record.get("tries"),
+            "tries": n_tries if (n_tries := record.get("n_tries", 1)) > 1 else None,
             "number": record.get("n_draws"),
             "seed": record.get("seed"),
             "output": path.name,

@@ -14,6 +14,7 @@ from openmm_bg.report import figures
 from openmm_bg.report.page import Picture, Section, Table
 from openmm_bg.samples import UNRELIABLE_PARETO_K
 from openmm_bg.statistics import with_error
+from openmm_bg.trajectories import convergence_statement
 
 if TYPE_CHECKING:
     from openmm_bg.analysis import Ramachandran
@@ -108,6 +109,12 @@ def _in_greek(text: str) -> str:
     return text
 
 
+def convergence_text(contents: Contents) -> str:
+    """Return sentences, each after a space, on whether the starts of simulations agree; empty if there are none."""
+    statements = [(one.label, convergence_statement(one.record)) for one in contents.sets]
+    return "".join(f" {label}: {statement}." for label, statement in statements if statement)
+
+
 def ramachandran_sections(contents: Contents) -> list[Section]:
     """A section for each residue: free-energy surfaces, and distributions of phi and psi."""
     sections = []
@@ -116,7 +123,8 @@ def ramachandran_sections(contents: Contents) -> list[Section]:
             f"Residue {residue}" if residue else "Ramachandran plots",
             "Free energies of the backbone torsions in kT, without colour where nothing was seen. Populations are "
             "those of the basins with their standard errors. Lines have bands of one standard error."
-            + ("" if sections else f" {_basins()}"),
+            + ("" if sections else f" {_basins()}")
+            + convergence_text(contents),
         )
         where = f"of residue {contents.residue_names.get(residue, residue)}"
         for one in contents.sets:
@@ -151,7 +159,8 @@ def ramachandran_sections(contents: Contents) -> list[Section]:
 
 def energy_section(contents: Contents) -> Section:
     """Histograms of the potential energy, their averages and widths."""
-    section = Section("Potential energies", "Histograms with bands of one standard error.")
+    text = "Histograms with bands of one standard error." + convergence_text(contents)
+    section = Section("Potential energies", text)
     rows = []
     for temperature in contents.temperatures:
         sets = [one for one in contents.sets if one.is_at(temperature) and one.energies is not None]

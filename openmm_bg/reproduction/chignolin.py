@@ -32,7 +32,10 @@ from openmm_bg.transforms import FibreCoordinates
 
 N_FRAMES = 40_000
 TRIES = 2
-"""Configurations of the same beads, of which one is chosen by its weight."""
+"""Configurations of the same beads, of which one is chosen by its weight, if the beads are given."""
+
+WHOLE_TRIES = 16
+"""The same if beads are sampled: their weights are the steadier the more there are."""
 
 SURFACES = ("rmsd:backbone", "distance:ASP3-N,THR8-O", "rg")
 """The observables whose free energies are compared."""
@@ -47,20 +50,27 @@ _SIGMA = 3.5
 _FREE, _VARIATION, _SHIFT = 0.99, 0.05, 3.0
 
 
+def data_commands(output: Path) -> dict[str, list[str]]:
+    """Return the command that makes the data."""
+    return {"data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(output / "data")]}
+
+
 def commands(output: Path) -> dict[str, list[str]]:
-    """Return the commands that make the data, a model with beads on the backbone, and its samples."""
+    """Return the commands that make a model with beads on the backbone, and its samples."""
     data, model, samples = output / "data", output / "model", output / "samples.h5"
     return {
-        "data": ["simulate", "chignolin", "--frames", str(N_FRAMES), "-o", str(data)],
         "train": [
             *["coarse-grain", str(data), "-o", str(model), "--atoms", "name N CA C"],
             *["--flow", "autoregressive", "--layers", "4", "--bins", "5", "--hidden-features", "32"],
-            *["--steps", "2000", "--batch-size", "256", "--rounds", "0", "--round-samples", "2560"],
-            *["--dispersion-weight", "0.02", "--dispersion-range", "100", "--own-start", "1"],
+            *["--steps", "2000", "--batch-size", "256", "--own-start", "1"],
+            *["--dispersion-weight", "0.02", "--dispersion-range", "100"],
+            *["--frozen-flow", "--rounds", "40", "--round-samples", "640", "--round-tries", "4"],
+            *["--round-steps", "500", "--round-learning-rate", "5e-4"],
+            *["--walkers", "64", "--rungs", "3", "--interval", "10", "--burn-in", "100"],
         ],
         "sample": [
             *["backmap", str(model), "-o", str(samples), "-n", "12800"],
-            *["--tries", str(TRIES), "--seed", "1"],
+            *["--tries", str(WHOLE_TRIES), "--seed", "1"],
         ],
     }
 
@@ -87,18 +97,22 @@ def given_beads_rows(model: CoarseGrainedGenerator, data: TrainingData) -> Itera
     Each is chosen by its weight among several of the same beads; averages over them have no weights. Beside each
     figure is that of a single try, that of bonds and angles at the medians of the data, and that of the frames
     alone that were held out when the model was trained. These are the last of each walker, and far fewer: how much
-    side chains of the dynamics itself differ there from the frames before is given too.
+    side chains of the dynamics itself differ there from the frames before is given too, and how much those of two
+    random halves of the frames differ, which is more than chance makes of all.
     """
     import mdtraj
 
     fraction = model.record["settings"]["validation_fraction"]
     first = int(len(data.positions) * (1 - fraction))
-    ours, published = _qualities(model, data, _thinned(data), TRIES)
-    single, _ = _qualities(model, data, _thinned(data), 1)
+    chosen = _thinned(data)
+    ours, published = _qualities(model, data, chosen, TRIES)
+    single, _ = _qualities(model, data, chosen, 1)
     held_out, _ = _qualities(model, data, np.arange(first, len(data.positions)), TRIES)
     torsions = side_chain_torsions(mdtraj.Topology.from_openmm(data.system.topology))
     drift = side_chain_variation(data.positions[first:], data.positions[:first], torsions)
-    yield from quality_rows(ours, published, held_out, drift, single)
+    halves = np.array_split(np.random.default_rng(1).permutation(chosen), 2)
+    noise = side_chain_variation(*(data.positions[half] for half in halves), torsions)
+    yield from quality_rows(ours, published, held_out, drift, single, noise)
 
 
 def _thinned(data: TrainingData) -> np.ndarray:
@@ -128,6 +142,7 @@ def quality_rows(
     held_out: Quality | None = None,
     drift: dict[str, float] | None = None,
     single: Quality | None = None,
+    noise: dict[str, float] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Judge a `Quality`, with others beside it.
 
@@ -137,6 +152,7 @@ def quality_rows(
         held_out: Of beads of frames that the model has never seen.
         drift: The total variation of side chains between those frames and the others.
         single: Of a single try of the beads of the reference.
+        noise: The total variation of side chains between two random halves of the reference.
     """
 
     def beside(figure: Any) -> dict[str, Any]:
@@ -178,6 +194,7 @@ def quality_rows(
         torsion=worst,
         all=ours.side_chains,
         held_out_from_other_frames=drift,
+        between_random_halves=noise,
         **beside(lambda q: q.side_chains),
     )
     shift = ours.energy_shift
@@ -208,6 +225,14 @@ def whole_chain_rows(
     smoothed = statistics.effective_sample_size(samples.pareto_smoothed_log_weights)
     yield row(f"{name}: ESS of the Pareto-smoothed weights", smoothed, "reported", True)
     yield row(f"{name}: Pareto k", samples.pareto_k(), "reported", True)
+    made = np.isfinite(samples.reduced_energy)
+    shift = (np.median(samples.energies[made]) - np.median(data.energies)) / np.std(data.energies)
+    yield row(
+        f"{name}: median energy without weights, difference from the reference in its standard deviations",
+        float(shift),
+        "reported",
+        True,
+    )
     table = consistency_table(samples, data)
     if tables is not None:
         write_table(table, tables / "chignolin.csv")

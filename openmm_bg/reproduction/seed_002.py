@@ -138,7 +138,8 @@ def run_chignolin(
     """
     check_deeptime()
     work = work / "chignolin"
-    seconds = _run_commands(work, chignolin.commands(work), run, quick)
+    seconds = _run_commands(work / "simulation", chignolin.data_commands(work), run, quick)
+    seconds |= _run_commands(work, chignolin.commands(work), run, quick)
     stages = _stages(work, output, quick, say)
     with stages.stage("figures", "Figures of chignolin"):
         data = with_native(load_data(work / "data"))

@@ -11,13 +11,12 @@ import numpy as np
 from openmm_bg.errors import InputError
 from openmm_bg.observables.figures import axis_label, shown, shown_unit
 from openmm_bg.observables.series import FreeEnergyProfile, Series
-from openmm_bg.plotting import COLOURS, draw_band, save_figure, styled_figure, wrapped
+from openmm_bg.plotting import COLOURS, captioned, draw_band, save_figure, styled_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY, _BONDS = "#bbbbbb", "#888888"
-_INCH = 15  # characters of a caption
 
 
 class Folder:
@@ -49,14 +48,6 @@ class Folder:
         save_figure(captioned(figure, before + self.caption), self.path / f"{name}.png")
         self.names.append(name)
         return self.path / f"{name}.csv"
-
-
-def captioned(figure: Figure, caption: str) -> Figure:
-    """Put a caption above a figure, which gets higher by its lines, and return the figure."""
-    text = wrapped(caption, int(_INCH * figure.get_figwidth()))
-    figure.set_figheight(figure.get_figheight() + 0.14 * (text.count("\n") + 1) + 0.1)
-    figure.suptitle(text, fontsize=8)
-    return figure
 
 
 def heaviest_beads(weights: np.ndarray) -> np.ndarray:

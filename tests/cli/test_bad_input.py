@@ -283,7 +283,7 @@ def test_ramachandran_with_files_that_cannot_be_used(refused, data, tmp_path):
     caps.save(str(tmp_path / "caps.h5"))
     assert "no residue with both backbone torsions" in refused(*draw, tmp_path / "caps.h5")
     (tmp_path / "x.nc").write_bytes(b"CDF")
-    assert "may be truncated" in refused(*draw, tmp_path / "x.nc")
+    assert "may be damaged or truncated" in refused(*draw, tmp_path / "x.nc")
 
 
 def test_several_residues_need_a_choice(refused, run, tmp_path):

@@ -1,5 +1,6 @@
 """The commands coarse-grain and backmap: whole runs, killed and continued ones, and what is refused."""
 
+import csv
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from openmm_bg import cli
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
+from openmm_bg.errors import InputError
 from openmm_bg.io import load_samples, read_frames
 from openmm_bg.report.commands import sample_command
 
@@ -214,6 +216,34 @@ def test_other_maps(run, finished_data, tmp_path, options, monkeypatch):
     assert f"<td>{kind}</td>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
+def test_rounds_of_the_bead_potential_alone(run, finished_data, tmp_path):
+    model = tmp_path / "model"
+    rounds = ("--frozen-flow", "--round-tries", "2", "--round-learning-rate", "1e-3")
+    assert run("coarse-grain", finished_data, "-o", model, *SMALL, *rounds).code == 0
+    settings = CoarseGrainedGenerator.load(model).record["settings"]
+    assert (settings["frozen_flow"], settings["round_tries"]) == (True, 2)
+    with (model / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["likelihood"] == "nan" for row in rows] == [
+        False,
+        True,
+    ]  # after the steps, and after the round
+    assert rows[0]["held_out_likelihood"] != "nan"
+    result = run("report", model, "-o", tmp_path / "report.html")
+    assert result.code == 0, result.err
+    page = (tmp_path / "report.html").read_text()
+    assert "Held out:" in page
+    assert ">nan<" not in page
+    text = " ".join(run("info", model).out.split())
+    assert "flow in rounds as it is" in text
+    assert "Free energies of the atoms around given beads" in page
+    assert "and the potential alone in rounds" in page
+    assert "of the flow&#39;s own draws" in page or "of the flow's own draws" in page
+    assert re.search(r"Observables of round [01] against the data", page)
+    assert "draws of 2 tries" in page
+
+
 def test_a_learned_map_is_not_learned_again(run, refused, finished_data, tmp_path, monkeypatch):
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._STEPS", 4)
     monkeypatch.setattr("openmm_bg.coarse_graining.choices._TURNS", 0)
@@ -291,13 +321,112 @@ def test_bad_options_are_refused(refused, finished_data, tmp_path, options, mess
 def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finished_model, tmp_path):
     assert "no provenance.json" in refused("coarse-grain", tmp_path, "-o", tmp_path / "m")
     assert "holds a finished model" in refused("coarse-grain", finished_data, "-o", coarse_model, *SMALL)
-    assert "a CoarseGrainedGenerator is needed" in refused("backmap", finished_model, "-o", tmp_path / "s.h5")
-    assert "a BoltzmannGenerator is needed" in refused("sample", coarse_model, "-o", tmp_path / "s.h5")
+    message = refused("backmap", finished_model, "-o", tmp_path / "s.h5")
+    assert "a CoarseGrainedGenerator is needed here. Draw from it with openmm-bg sample" in message
+    message = refused("sample", coarse_model, "-o", tmp_path / "s.h5")
+    assert "a BoltzmannGenerator is needed here. Draw from it with openmm-bg backmap" in message
     assert "ends in .h5" in refused("backmap", coarse_model, "-o", tmp_path / "s.dcd")
     assert "at least 1" in refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "-n", "0")
     given = ("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data)
     assert "--interval is for sampled beads only" in refused(*given, "--interval", "5")
     assert "are of 20 walkers; take at least as many, not 10" in refused(*given, "-n", "10")
+
+
+@pytest.mark.parametrize(
+    ("output", "other"), [("trajectory.h5", "trajectory.h5"), ("provenance.h5", "provenance.json")]
+)
+def test_other_files_are_not_overwritten(refused, coarse_model, data, output, other):
+    message = refused("backmap", coarse_model, "-o", data / output, "--beads", data, "-q")
+    assert f"{other} is no file of samples, and would be overwritten; give another name." in message
+
+
+def test_samples_are_overwritten_by_others(run, coarse_model, data, tmp_path):
+    for n in (20, 40):
+        given = ("--beads", data, "-n", n, "-q")
+        assert run("backmap", coarse_model, "-o", tmp_path / "s.h5", *given).code == 0
+    assert len(load_samples(tmp_path / "s.h5")) == 40
+
+
+def test_what_is_left_of_samples_may_be_overwritten(run, coarse_model, data, tmp_path):
+    """Of a truncated file, or of one that was deleted."""
+    given = ("--beads", data, "-n", 20, "-q")
+    path = tmp_path / "s.h5"
+    assert run("backmap", coarse_model, "-o", path, *given).code == 0
+    path.write_bytes(path.read_bytes()[:2000])
+    assert run("backmap", coarse_model, "-o", path, *given).code == 0
+    assert len(load_samples(path)) == 20
+    path.unlink()
+    assert run("backmap", coarse_model, "-o", path, *given).code == 0
+
+
+def test_reading_says_what_is_wrong_with_a_file(run, coarse_model, data, tmp_path):
+    """And nothing of overwriting it."""
+    path = tmp_path / "s.h5"
+    assert run("backmap", coarse_model, "-o", path, "--beads", data, "-n", 20, "-q").code == 0
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"cannot be read as a trajectory; it may be truncated"):
+        load_samples(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"There is no file .*s\.h5"):
+        load_samples(path)
+    with pytest.raises(InputError, match=r"has lost its weights: there is no file .*trajectory\.csv"):
+        load_samples(data / "trajectory.h5")
+
+
+def test_frames_without_a_topology_have_the_models(run, coarse_model, finished_data, tmp_path):
+    import mdtraj
+
+    trajectory = mdtraj.load(str(finished_data / "trajectory.h5"))[:30]
+    trajectory.save_xtc(str(tmp_path / "frames.xtc"))
+    result = run(
+        "backmap",
+        coarse_model,
+        "-o",
+        tmp_path / "s.h5",
+        "--beads",
+        tmp_path / "frames.xtc",
+        "-q",
+        "--tries",
+        "2",
+    )
+    assert result.code == 0, result.err
+    samples = load_samples(tmp_path / "s.h5")
+    beads = CoarseGrainedGenerator.load(coarse_model).coarse_map.beads
+    made = np.isfinite(samples.log_weights)
+    assert made.sum() > 10
+    assert (beads(samples.positions) - beads(trajectory.xyz))[made].abs().max() < 2e-3  # of the compression
+
+
+@pytest.mark.parametrize(("k", "warns"), [(0.9, True), (0.5, False), ("Infinity", True)])
+def test_beads_that_were_worthless_in_training_are_warned_of(
+    run, coarse_model, finished_data, tmp_path, k, warns
+):
+    model = shutil.copytree(coarse_model, tmp_path / "model")
+    header = json.loads((model / "model.json").read_text())
+    header["record"]["rounds"][header["record"]["kept_round"]]["pareto_k"] = k
+    (model / "model.json").write_text(json.dumps(header))
+    result = run("backmap", model, "-o", tmp_path / "s.h5", "-n", "32", "-q")
+    text = " ".join(result.out.split())
+    assert ("so that their weights said nothing; give beads of a simulation (--beads)" in text) is warns
+    given = run("backmap", model, "-o", tmp_path / "g.h5", "--beads", finished_data, "-n", "20", "-q")
+    assert "said nothing" not in given.out
+
+
+@pytest.mark.filterwarnings("ignore::openmm_bg.errors.ReliabilityWarning")
+def test_without_a_dispersion_nothing_is_drawn(run, finished_data, tmp_path):
+    model = tmp_path / "model"
+    small = [*SMALL, "--rounds", "0", "--dispersion-weight", "0"]
+    assert run("coarse-grain", finished_data, "-o", model, *small).code == 0
+    with (model / "log.csv").open() as file:
+        assert {row["own_dispersion"] for row in csv.DictReader(file)} == {"nan"}
+    assert run("report", model, "-o", tmp_path / "report.html").code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "draws of the flow itself did not count" in page
+    assert "of the flow&#x27;s own draws" not in page
+    assert "of the flow's own draws" not in page
+    # Energies of the data, of the samples, and of as many of higher temperatures, and of no draw.
+    record = CoarseGrainedGenerator.load(model).record
+    assert record["training"]["n_energy_evaluations"] == 400 + 64 + 64
 
 
 def test_damaged_models_are_refused(refused, coarse_model, tmp_path):

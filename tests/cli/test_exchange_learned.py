@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from openmm_bg import cli
+from openmm_bg.errors import InputError
 from openmm_bg.exchange import ExchangeRecord, read_exchange
 from openmm_bg.report.commands import exchange_command
 
@@ -167,3 +168,26 @@ def test_what_does_not_go_together_is_refused(refused, run, model, tmp_path, mon
         (("--replicas", "3"), "n_replicas=2, not 3"),
     ):
         assert f"holds a run with {message}" in refused(*exchange, *SETTINGS, *changes)
+
+
+def test_storage_that_a_kill_has_damaged_is_refused(run, refused, model, tmp_path, monkeypatch):
+    """Strings of variable length are written last; a process that is killed there leaves none that can be read."""
+    path = tmp_path / "run.nc"
+    command = ("exchange", model, "-q", "-o", path, *SETTINGS, "--iterations")
+    assert run(*command, "8").code == 0
+    whole = path.read_bytes()
+    assert b"GCOL" in whole  # the heap of such strings in HDF5
+    path.write_bytes(whole.replace(b"GCOL", b"GONE"))
+    message = refused(*command, "12")
+    assert "run.nc cannot be read as a netCDF file (NetCDF: HDF error)" in message
+    assert "delete it together with its checkpoint file" in message
+    message = refused("observables", path, "--observable", "phi", "-o", tmp_path / "out")
+    assert "run.nc cannot be read as a netCDF file; it may be damaged or truncated" in message
+
+    def unreadable(dataset):
+        raise RuntimeError("NetCDF: HDF error")
+
+    path.write_bytes(whole)
+    monkeypatch.setattr("openmm_bg.exchange.record._read_moves", unreadable)
+    with pytest.raises(InputError, match=r"run\.nc is damaged \(NetCDF: HDF error\).* give another file"):
+        read_exchange(path)

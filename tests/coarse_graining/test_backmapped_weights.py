@@ -10,7 +10,7 @@ import torch
 from chain_molecule import BOND_RANGE, TORSION_RANGE, T, average, bond_law, chain_data, torsion_law
 
 from openmm_bg import TorchPotential, statistics
-from openmm_bg.coarse_graining import generator
+from openmm_bg.coarse_graining import generator, training
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
@@ -19,7 +19,6 @@ from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
-from openmm_bg.coarse_graining.training import _Trainer
 from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.geometry import dihedrals, distances
 from openmm_bg.units import thermal_energy
@@ -123,12 +122,13 @@ def test_beads_far_away_are_warned_of_with_their_weights(data):
 def test_dispersion_at_higher_temperatures(data, tmp_path, monkeypatch):
     """It knows of the bead energy, but for its constant, which no weight depends on."""
     model = make_model(data)
-    trainer = _Trainer(data, model.coarse_map, tmp_path / "model", CoarseGrainingSettings(), None)
+    trainer = training._Trainer(data, model.coarse_map, tmp_path / "model", CoarseGrainingSettings(), None)
     samples = model.samples_of(data.positions[:100], seed=1)
     hot = torch.from_numpy(samples.beads)
 
     def found(samples, hot=hot):
-        return trainer._hot_dispersion(trainer._hot_excess(model, hot, samples))
+        log_weights = trainer._hot_log_weights(model, hot)
+        return trainer._hot_dispersion(training._excess(log_weights, samples))
 
     before = found(samples)
     assert before > 1
@@ -201,6 +201,8 @@ def test_what_cannot_be_drawn_is_refused(data):
         model.backmap(np.zeros((0, 3, 3)))
     with pytest.raises(InputError, match="whole number"):
         model.sample(2.5)
+    with pytest.raises(InputError, match=r"These are 3 beads, for `backmap`; .* configurations of 5 atoms"):
+        model.samples_of(np.zeros((4, 3, 3)))
     with pytest.raises(InputError, match="model has 3 beads"):
         model.log_density(data.positions[:2], torch.zeros(2, 2, 3))
     with pytest.raises(InputError, match="at least 2 walkers"):

@@ -117,6 +117,9 @@ def test_rounds_end_when_nothing_gets_better_and_weights_can_be_trusted(
         ({}, {"effective_sample_size": 0.4, "hot_dispersion": 0.1}, 1),
         ({}, {"effective_sample_size": 0.9, "pareto_k": 0.8}, 0),
         ({"pareto_k": 0.8}, {"effective_sample_size": 0.1}, 1),
+        # Of weights that cannot be trusted, the effective sample size says nothing.
+        ({"pareto_k": 5.0, "log_weight_range": 80.0}, {"pareto_k": 9.0, "log_weight_range": 20.0}, 1),
+        ({"pareto_k": 5.0, "log_weight_range": 20.0}, {"pareto_k": 4.0, "log_weight_range": math.inf}, 0),
     ],
 )
 def test_the_best_round_is_kept(data, coarse_map, tmp_path, monkeypatch, first, second, kept):

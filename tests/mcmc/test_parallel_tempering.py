@@ -308,7 +308,7 @@ def test_another_run_is_not_continued(
     checkpoint = tmp_path / "a_checkpoint.nc"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"checkpoint file of .* is damaged or of another run"):
+    with pytest.raises(InputError, match=r"or its checkpoint file is damaged or of another run"):
         resume_sampler(storage)
     checkpoint.rename(tmp_path / "elsewhere.nc")
     with pytest.raises(InputError, match=r"checkpoint file of .* is missing"):

@@ -78,7 +78,8 @@ def test_commands_are_those_of_the_command_line(label, tmp_path):
 
 def test_paths_may_have_spaces(tmp_path):
     folder = tmp_path / "my folder"
-    for made in (data_commands(folder), model_commands(folder, "learned map"), chignolin.commands(folder)):
+    ours = data_commands(folder), model_commands(folder, "learned map")
+    for made in (*ours, chignolin.data_commands(folder), chignolin.commands(folder)):
         for words in made.values():
             assert any(word.startswith(str(folder)) for word in words)
             assert all(str(folder) in word for word in words if "folder" in word)
@@ -155,6 +156,9 @@ def test_beads_of_all_walkers_at_even_times_and_held_out_frames_are_given(monkey
     assert energy["value"] == pytest.approx(0.0, abs=1e-9)
     assert energy["median_bonds_and_angles"] is None
     variation = next(one for one in rows if "total variation" in one["line"])
+    # Two random halves of 40 frames with a width of 0.005 nm.
+    assert 0 < max(variation["between_random_halves"].values()) < 1
+    assert variation["between_random_halves"].keys() == variation["all"].keys()
     assert min(variation["held_out_from_other_frames"].values()) > 0
     assert variation["value"] < 0.1
 
@@ -173,8 +177,9 @@ def native_draws():
     size = (N_DRAWS, *system.positions.shape)
     narrow, wide = (system.positions + s * rng.normal(size=size) for s in (0.010, 0.0102))
     log_weights = -0.5 * ((wide - system.positions) ** 2).sum(axis=(1, 2)) * (0.010**-2 - 0.0102**-2)
-    samples = Samples(wide, -log_weights, np.zeros(N_DRAWS), 350.0, system, n_walkers=40)
-    data = TrainingData(system, narrow, np.zeros(N_DRAWS), 350.0, {"n_walkers": 40})
+    reduced, energies = rng.normal(size=(2, N_DRAWS))
+    samples = Samples(wide, -log_weights - reduced, reduced, 350.0, system, n_walkers=40)
+    data = TrainingData(system, narrow, thermal_energy(350.0) * energies, 350.0, {"n_walkers": 40})
     return _Drawn(samples, data)
 
 
@@ -204,6 +209,20 @@ def test_the_native_basin_is_compared_where_there_are_enough_samples(native_draw
     assert "native basin" in rows[-1]["line"]
     rows = list(whole_chain_rows(without, native_draws.data))
     assert not rows[-1]["holds"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.5])
+def test_energies_without_weights_are_compared(native_draws, monkeypatch, shift):
+    """Those of samples that there are: others have none."""
+    given, data = native_draws.samples, native_draws.data
+    reduced = given.reduced_energy + shift
+    reduced[::10], log_q = np.inf, given.log_q.copy()
+    log_q[::10] = np.nan
+    shifted = Samples(given.positions, log_q, reduced, 350.0, given.system, n_walkers=40)
+    monkeypatch.setattr(chignolin, "consistency_table", lambda samples, data: native_table(given, data))
+    rows = list(whole_chain_rows(shifted, data))
+    found = next(one for one in rows if "median energy without weights" in one["line"])
+    assert found["value"] == pytest.approx(shift, abs=4 * np.sqrt(np.pi / N_DRAWS))
 
 
 def test_samples_elsewhere_say_nothing_about_the_native_basin(native_draws):

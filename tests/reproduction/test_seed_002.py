@@ -13,8 +13,9 @@ from openmm_bg.coarse_graining.consistency import consistency_table, largest_dev
 from openmm_bg.coarse_graining.maps import LinearMap, selection_map
 from openmm_bg.errors import InputError
 from openmm_bg.geometry import dihedrals
+from openmm_bg.plotting import captioned
 from openmm_bg.reproduction import seed_002, seed_002_figures, seed_002_sets
-from openmm_bg.reproduction.seed_002_figures import Folder, captioned, flat, heaviest_beads, plot_map
+from openmm_bg.reproduction.seed_002_figures import Folder, flat, heaviest_beads, plot_map
 from openmm_bg.reproduction.seed_002_sets import (
     PLAIN,
     REFERENCE,
