@@ -419,6 +419,23 @@ def test_labels_fit_under_their_panels(rng):
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
+def test_ticks_of_panels_beside_each_other_are_told_apart(rng):
+    torsion = Observable("x", "x", "rad", lambda x: x[:, 0, 0], 1, periodic=True)
+    angles = Series(torsion, rng.uniform(-np.pi, np.pi, size=200), "label")
+    lengths = Series(numbers(), rng.uniform(0.0, 1.1, size=200), "label")
+    figure = plot_profiles([[(series, profile(series))] for series in (lengths, angles, angles)])
+    figure.canvas.draw()
+
+    def boxes_of(ax):
+        low, high = ax.get_xlim()
+        return [t.get_window_extent() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+
+    boxes = [boxes_of(ax) for ax in figure.axes]
+    width = figure.dpi * 8 / 72  # of a character, about
+    for left, right in pairwise(boxes):
+        assert max(box.x1 for box in left) + width < min(box.x0 for box in right)
+
+
 def test_a_bin_without_neighbours_is_drawn():
     series = Series(numbers(), np.repeat([0.5, 4.5, 5.5], 10), "label")
     edges = np.arange(0.0, 7.0)
