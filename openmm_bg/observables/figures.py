@@ -63,7 +63,8 @@ def plot_profiles(
     n_rows = -(-len(data) // n_columns)
     n_lines = max(len(panel) for panel in data)
     with styled_figure((2.9 * n_columns + 0.5, 2.5 * n_rows + 0.25 * n_lines)) as figure:
-        figure.get_layout_engine().set(wspace=0.06)  # the last tick's label of a panel, and the next one's first
+        # So that the last tick's label of a panel does not touch the first of the next one.
+        figure.get_layout_engine().set(wspace=0.06)
         axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
         for ax, panel in zip(axes.flat, data, strict=False):
             for k, (series, found) in enumerate(panel):
