@@ -22,7 +22,7 @@ from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants
 from openmm_bg.coarse_graining.maps import centroid_map, selection_map
 from openmm_bg.coarse_graining.noisy_map import NoisyMap
-from openmm_bg.errors import InputError, ModelFileError
+from openmm_bg.errors import InputError, ModelFileError, ReliabilityWarning
 from openmm_bg.geometry import angles, dihedrals, distances
 from openmm_bg.mcmc.target import Target
 from openmm_bg.units import thermal_energy
@@ -155,6 +155,12 @@ def test_in_openmmtools(models, data):
     assert again.statistics == move.statistics
     assert (again.n_trajectories, again.n_proposals) == (2, 5)
     again.apply(state, sampler, context_cache=cache)
+
+
+def test_another_temperature_than_the_models_warns(models, data):
+    state = ThermodynamicState(data.system.system, 2 * T * unit.kelvin)
+    with pytest.warns(ReliabilityWarning, match=f"was made for {T:g} K and is used at {2 * T:g} K"):
+        CoarseGrainedMove(models["noisy"]).apply(state, SamplerState(data.positions[0] * unit.nanometer))
 
 
 def test_the_same_seed_gives_the_same_chain(models, data):
