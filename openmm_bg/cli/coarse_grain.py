@@ -159,6 +159,17 @@ def coarse_grain(
             f"{last['effective_sample_size']:.2%}",
             f"of {last['n_samples']} samples" + (f" of {round_tries} tries" if round_tries > 1 else ""),
         ),
+        *(
+            [
+                (
+                    "ESS by the data",
+                    f"{last['data_effective_sample_size']:.2%}",
+                    "small if data are hardly drawn",
+                )
+            ]
+            if "data_effective_sample_size" in last
+            else []
+        ),
         ("Pareto k", f"{k:.2f}", "averages are reliable up to 0.7, good below 0.5"),
         (
             "largest deviation",

@@ -124,14 +124,27 @@ class JointLoss:
 
     def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
         """Return figures of networks on the frames that are held out."""
-        frames = Frames(*(tensor[self.n_training :] for tensor in self.frames))
-        with torch.no_grad():
-            size = self.settings.batch_size
-            parts = zip(frames.features.split(size), frames.context.split(size), strict=True)
-            log_p = torch.cat([flow.feature_log_prob(*part) for part in parts])
-            deviation = self.deviation(frames, energy(frames.beads), log_p)
-            spread = capped(deviation - deviation.mean()).std()
+        log_p, deviation = self._of_networks(flow, energy, self.frames.at(slice(self.n_training, None)))
+        spread = capped(deviation - deviation.mean()).std()
         return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
+
+    def log_weights(self, flow: BackmappingFlow, energy: BeadEnergy) -> np.ndarray:
+        """Return the data's log-weights, with the same constant as those of samples, and shape=(n_frames,)."""
+        _, deviation = self._of_networks(flow, energy, self.frames)
+        return -deviation.double().numpy() - self._zero
+
+    def _of_networks(
+        self, flow: BackmappingFlow, energy: BeadEnergy, frames: Frames
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-densities and deviations of frames, without gradients."""
+        found = []
+        with torch.no_grad():
+            for k in range(0, len(frames.constant), self.settings.batch_size):
+                batch = frames.at(slice(k, k + self.settings.batch_size))
+                log_p = flow.feature_log_prob(batch.features, batch.context)
+                found.append((log_p, self.deviation(batch, energy(batch.beads), log_p)))
+        log_p, deviation = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return log_p, deviation
 
     def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the negative log-likelihood, the force error and the deviations."""

@@ -30,9 +30,9 @@ class CoarseGrainingSettings:
     twice, so that nothing can be learned by heart. R is the reverse divergence of the flow, the mean of
     log(p_inv / r) + U / kT of these draws: the forces on their atoms push them apart where they clash. Then come
     rounds: bead configurations are sampled from the bead energy as it is, the weights and observables of their
-    backmapping are recorded, and in the round's steps half of the flow's draws begin from them, and from as many of
-    the ladder's higher temperatures: what the bead energy takes for rarer than it is would else never be drawn, and
-    no weight would tell.
+    backmapping are recorded, and in the round's steps half of the flow's draws begin from them, from as many of
+    the ladder's higher temperatures, and from those of the data whose weights are far above the others': what the
+    bead energy takes for rarer than it is would else never be drawn, and no weight of samples would tell.
 
     Args:
         n_steps: Optimiser steps on the data alone.

@@ -51,6 +51,9 @@ _CHECKPOINT_INTERVAL = 250
 _START = 512  # bead configurations that are kept with the model
 _HUBER = 3.0  # kT, beyond which missing weights count linearly when rounds are judged
 _NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that need not be learned
+_MISSED = 5.0  # log-weights so far above the median of the data's are of beads that are drawn too rarely
+_REPEATS = 32  # how often beads that are drawn too rarely stand in the pool, at most
+_NOT_DRAWN = 0.1  # of the samples' effective sample size; if the data's is less, much of them is not drawn
 _CLASHING = 0.1  # the part of the data whose atoms may clash in all tries
 _DATA = 8192  # frames whose beads' free energies are taken before rounds that leave the flow as it is
 
@@ -140,6 +143,38 @@ def _excess(log_weights: np.ndarray, samples: Samples) -> np.ndarray:
     return log_weights - np.median(samples.log_weights[usable])
 
 
+def _missed(beads: torch.Tensor, log_weights: np.ndarray, n_most: int, seed: int) -> torch.Tensor:
+    """Return bead configurations of the data that the model draws far too rarely, at random and each several times.
+
+    Args:
+        beads: Bead configurations of the data with shape=(n, n_beads, 3).
+        log_weights: The model's log-weights of the data with shape=(n,).
+        n_most: How many there are at most.
+        seed: Seed of the choice.
+    """
+    found = beads[torch.from_numpy(log_weights > np.median(log_weights) + _MISSED)]
+    if not len(found):
+        return found
+    generator = torch.Generator().manual_seed(seed)
+    return found[torch.randint(len(found), (min(n_most, _REPEATS * len(found)),), generator=generator)]
+
+
+def _data_ess(log_weights: np.ndarray, samples: Samples) -> float:
+    """Return the effective sample size over the number of samples, as the data see it.
+
+    That is the mean weight of the samples over that of the data, which are distributed as samples should be: so it
+    is small, too, if the model does not draw what the data have, when the samples' own weights do not tell. Weights
+    are at most those of all samples together: what has more is never drawn, and how much more does not matter.
+
+    Args:
+        log_weights: The model's log-weights of the data with shape=(n_frames,).
+        samples: The samples, with at least one weight.
+    """
+    n = len(samples.log_weights)
+    excess = log_weights - (np.logaddexp.reduce(samples.log_weights) - math.log(n))
+    return min(1.0, float(1.0 / np.exp(np.minimum(excess, math.log(n))).mean()))
+
+
 def _range(log_weights: np.ndarray) -> float:
     """Return the range of the middle half of log-weights; infinite if a quarter of them is."""
     low, high = np.quantile(log_weights, (0.25, 0.75), method="lower")
@@ -158,6 +193,24 @@ def _warn_of_clashes(pool: BeadPool, n_tries: int) -> None:
         )
 
 
+def _warn_of_missed(kept: dict[str, Any]) -> None:
+    """Warn if the data have what the model of a round draws far too rarely, although its weights look well."""
+    ess, of_data = _figure(kept, "effective_sample_size"), _data_figure(kept)
+    if _figure(kept, "pareto_k") < UNRELIABLE_PARETO_K and of_data < _NOT_DRAWN * ess:
+        warnings.warn(
+            "The model draws some of what the data have far too rarely: by the data's weights the effective sample "
+            f"size is {of_data:.2%}, and not {ess:.2%} as by those of its samples, which cannot tell. Take more "
+            "rounds (--rounds), or train longer (--steps).",
+            ReliabilityWarning,
+            stacklevel=3,
+        )
+
+
+def _data_figure(one: dict[str, Any]) -> float:
+    """Return the effective sample size of a round as the data see it; 1 if it was not looked at."""
+    return float(one.get("data_effective_sample_size", 1.0))
+
+
 def _figure(one: dict[str, Any], name: str) -> float:
     """Return a figure of a round; infinite ones are words in a checkpoint."""
     return float(one.get(name, 0.0))  # without higher temperatures there is no dispersion of theirs
@@ -166,13 +219,15 @@ def _figure(one: dict[str, Any], name: str) -> float:
 def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
-    That is the logarithm of the effective sample size, less the dispersion at higher temperatures, which would cost
-    as many samples as that of the weights does, if there were any there. The effective sample size of weights that
-    cannot be trusted says nothing; the range of the middle half of their logarithms does.
+    That is the logarithm of the effective sample size, the smaller one of the samples' and the data's, less the
+    dispersion at higher temperatures, which would cost as many samples as that of the weights does, if there were
+    any there. The effective sample size of weights that cannot be trusted says nothing; the range of the middle
+    half of their logarithms does.
     """
     if not _figure(one, "pareto_k") < UNRELIABLE_PARETO_K:
         return False, -_figure(one, "log_weight_range")
-    return True, math.log(max(_figure(one, "effective_sample_size"), 1e-12)) - _figure(one, "hot_dispersion")
+    ess = min(_figure(one, "effective_sample_size"), _data_figure(one))
+    return True, math.log(max(ess, 1e-12)) - _figure(one, "hot_dispersion")
 
 
 class _Trainer:
@@ -388,6 +443,10 @@ class _Trainer:
         hot_dispersion = self._hot_dispersion(excess)
         some = bool(np.isfinite(samples.log_weights).any())
         table = consistency_table(samples, self.data) if some else []
+        of_data = {}
+        if not settings.frozen_flow:
+            data_log_weights = self.loss.log_weights(model.flow, model.energy)
+            of_data["data_effective_sample_size"] = _data_ess(data_log_weights, samples) if some else 0.0
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -395,6 +454,7 @@ class _Trainer:
                 "n_samples": len(samples),
                 "n_tries": settings.round_tries,
                 "effective_sample_size": samples.ess() if some else 0.0,
+                **of_data,
                 "log_weight_range": _range(samples.log_weights),
                 "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,
@@ -412,7 +472,9 @@ class _Trainer:
             self._fill_pool(model, beads, samples.log_weights)
             self._fill_pool(model, hot, hot_log_weights)
         else:
-            self.pool = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]]).to(self.start)
+            found = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]]).to(self.start)
+            missed = _missed(self.loss.frames.beads, data_log_weights, len(found) // 3, seed)
+            self.pool = torch.cat([found, missed.to(found)])
 
     def _fill_pool(self, model: CoarseGrainedGenerator, beads: torch.Tensor, log_weights: np.ndarray) -> None:
         """Add beads and their free energies to the pool, which begins with beads of the data."""
@@ -510,6 +572,7 @@ class _Trainer:
     def finish(self) -> CoarseGrainedGenerator:
         """Save the model of the best round and remove the checkpoint."""
         self.average = self.best
+        _warn_of_missed(self.rounds[self.kept])
         model = self.model()
         timestep = self.rounds[self.kept]["bead_timestep"]
         model.sampling = dataclasses.replace(model.sampling, timestep=timestep)

@@ -87,6 +87,7 @@ def _round_tables(rounds: list[dict[str, Any]], kept: int) -> list[Table]:
             f"{one['step']:,}",
             f"{one['n_samples']:,}",
             f"{one['effective_sample_size']:.2%}",
+            f"{one['data_effective_sample_size']:.2%}" if "data_effective_sample_size" in one else "–",
             f"{float(one['pareto_k']):.2f}",
             f"{float(one.get('log_weight_range', math.nan)):.3g}",
             f"{float(one['bead_acceptance']):.1%}",
@@ -95,8 +96,8 @@ def _round_tables(rounds: list[dict[str, Any]], kept: int) -> list[Table]:
         )
         for one in rounds
     ]
-    header = ("round", "after step", "draws", "ESS", "Pareto k", "middle half of ln(weight)")
-    header += ("hybrid Monte Carlo accepted",)
+    header = ("round", "after step", "draws", "ESS", "ESS by the data", "Pareto k")
+    header += ("middle half of ln(weight)", "hybrid Monte Carlo accepted")
     header += ("dispersion at higher temperatures", "largest deviation (standard errors)")
     return [
         Table(

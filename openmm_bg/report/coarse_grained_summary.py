@@ -104,8 +104,12 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
     facts.append(Fact("steps", f"{training['n_steps']:,}", text))
     facts.append(Fact("energy evaluations", f"{training['n_energy_evaluations']:,}", "of atoms"))
     for one in record["rounds"]:
-        meaning = (
-            f"of {one['n_samples']:,} samples; Pareto k {float(one['pareto_k']):.2f}; largest deviation of "
+        of_data = one.get("data_effective_sample_size")
+        meaning = f"of {one['n_samples']:,} samples" + (
+            "" if of_data is None else f", {of_data:.1%} by the data"
+        )
+        meaning += (
+            f"; Pareto k {float(one['pareto_k']):.2f}; largest deviation of "
             f"an average from the data {float(one['largest_deviation']):.1f} standard errors"
         )
         facts.append(Fact(f"ESS, round {one['round']}", f"{one['effective_sample_size']:.1%}", meaning))

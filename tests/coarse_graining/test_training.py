@@ -3,22 +3,25 @@
 import dataclasses
 import json
 import math
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from chain_molecule import chain_data
 
-from openmm_bg import TorchPotential
+from openmm_bg import TorchPotential, statistics
 from openmm_bg.coarse_graining import training
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.choices import MapChoice
 from openmm_bg.coarse_graining.maps import centroid_map, selection_map
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.coarse_graining.training import train_coarse_grained
-from openmm_bg.errors import InputError
+from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import json_text
 from openmm_bg.training.checkpoint import read_checkpoint
+from openmm_bg.units import thermal_energy
 
 SETTINGS = CoarseGrainingSettings(
     n_steps=4,
@@ -92,6 +95,8 @@ def judged(**figures):
         ({"largest_deviation": 0.5}, False),
         ({"hot_dispersion": 0.5}, False),
         ({"hot_dispersion": 1.5}, True),
+        ({"data_effective_sample_size": 0.6}, True),  # more than the samples'
+        ({"data_effective_sample_size": 0.4}, True),
         ({"pareto_k": 0.8}, False),
         ({"pareto_k": math.inf}, False),
         ({"pareto_k": -math.inf}, True),
@@ -108,6 +113,12 @@ def test_rounds_end_when_nothing_gets_better_and_weights_can_be_trusted(
     assert trainer._settled() == settled
 
 
+def test_rounds_go_on_while_the_data_are_drawn_ever_better(data, coarse_map, tmp_path):
+    trainer = training._Trainer(data, coarse_map, tmp_path / "m", SETTINGS, None)
+    trainer.rounds = [judged(data_effective_sample_size=0.01), judged(data_effective_sample_size=0.1)]
+    assert not trainer._settled()
+
+
 @pytest.mark.parametrize(
     ("first", "second", "kept"),
     [
@@ -115,6 +126,8 @@ def test_rounds_end_when_nothing_gets_better_and_weights_can_be_trusted(
         ({}, {"effective_sample_size": 0.6}, 1),
         ({}, {"effective_sample_size": 0.6, "hot_dispersion": 1.5}, 0),  # what is not drawn counts, too
         ({}, {"effective_sample_size": 0.4, "hot_dispersion": 0.1}, 1),
+        ({}, {"effective_sample_size": 0.6, "data_effective_sample_size": 0.3}, 0),  # nor what the data miss
+        ({"data_effective_sample_size": 0.1}, {"effective_sample_size": 0.4}, 1),
         ({}, {"effective_sample_size": 0.9, "pareto_k": 0.8}, 0),
         ({"pareto_k": 0.8}, {"effective_sample_size": 0.1}, 1),
         # Of weights that cannot be trusted, the effective sample size says nothing.
@@ -144,6 +157,89 @@ def test_the_best_round_is_kept(data, coarse_map, tmp_path, monkeypatch, first, 
     assert torch.equal(parameter, average[0]) == (kept == 0)
 
 
+class Weights(NamedTuple):
+    """What `_data_ess` sees of samples."""
+
+    log_weights: np.ndarray
+
+
+def test_the_data_tell_what_the_samples_cannot(rng):
+    """Samples from a normal distribution of one mode of two, or of both; the weights are p / q."""
+
+    def log_p(x):
+        return np.logaddexp(-0.5 * x**2, -0.5 * (x - 40.0) ** 2 + math.log(0.01)) - math.log(1.01)
+
+    def log_q(x, share):
+        return np.logaddexp(-0.25 * x**2, -0.25 * (x - 40.0) ** 2 + math.log(share)) - math.log1p(share)
+
+    def drawn(share, width, n):
+        return rng.normal(0.0, width, n) + 40.0 * (rng.random(n) < share / (1 + share))
+
+    n, data = 20_000, drawn(0.01, 1.0, 50_000)
+    found = {}
+    for share in (0.01, 1e-30):
+        x = drawn(share, math.sqrt(2.0), n)
+        weights = log_p(x) - log_q(x, share)
+        found[share] = (
+            training._data_ess(log_p(data) - log_q(data, share) + 7.0, Weights(weights + 7.0)),
+            statistics.effective_sample_size(weights),
+        )
+    theory = math.sqrt(3.0) / 2.0  # 1 / integral of p^2 / q, of normal distributions of widths 1 and sqrt(2)
+    assert found[0.01] == pytest.approx((theory, theory), abs=0.02)
+    missed, own = found[1e-30]
+    assert own == pytest.approx(theory, abs=0.02)
+    assert missed == pytest.approx(1 / (1 / theory + n * 0.01 / 1.01), rel=0.15)
+
+
+def test_what_the_data_have_and_the_model_does_not_draw_is_trained_on():
+    beads = torch.arange(1000.0)[:, None, None].expand(-1, 4, 3)
+    log_weights = np.zeros(1000)
+    log_weights[:3], log_weights[3:20] = 6.0, 4.0
+    found = training._missed(beads, log_weights, 10_000, seed=1)[:, 0, 0]
+    assert sorted(set(found.tolist())) == [0, 1, 2]
+    assert len(found) == 3 * 32
+    assert len(training._missed(beads, log_weights, 50, seed=1)) == 50
+    assert training._missed(beads, np.zeros(1000), 50, seed=1).shape == (0, 4, 3)
+
+
+def test_the_pool_has_beads_of_the_data_that_are_missed(data, coarse_map, tmp_path, monkeypatch):
+    marked = []
+
+    def log_weights(self, flow, energy):
+        marked.append(self.frames.beads[7])
+        return np.where(np.arange(len(self.frames.beads)) == 7, 100.0, 0.0)
+
+    monkeypatch.setattr(training.JointLoss, "log_weights", log_weights)
+    with pytest.raises(KeyboardInterrupt):
+        train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS, on_checkpoint=stopped_after(2))
+    _, tensors = read_checkpoint(tmp_path / "m" / "checkpoint.safetensors")
+    there = (tensors["pool"] - marked[0]).abs().amax(dim=(1, 2)) < 1e-6
+    assert int(there.sum()) == 32
+    assert len(there) == SETTINGS.round_samples + 32
+
+
+def test_a_model_that_misses_some_of_the_data_is_warned_of():
+    with pytest.warns(ReliabilityWarning, match=r"effective sample size is 1\.00%, and not 50\.00%"):
+        training._warn_of_missed(judged(data_effective_sample_size=0.01))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training._warn_of_missed(judged(data_effective_sample_size=0.2))
+        training._warn_of_missed(judged())
+        training._warn_of_missed(
+            judged(data_effective_sample_size=0.01, pareto_k=math.inf)
+        )  # is said besides
+
+
+def test_log_weights_of_the_data_are_those_of_samples(data, coarse_map, tmp_path):
+    """Up to the networks' single precision, and with the same constant."""
+    model = train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS)
+    positions = torch.as_tensor(data.positions, dtype=torch.float64)
+    loss = training.JointLoss(coarse_map, model.flow, model.energy, model.potential, positions, SETTINGS)
+    reduced = model.potential.energy(positions).double() / thermal_energy(model.temperature)
+    expected = -reduced - model.log_density(positions, coarse_map.beads(positions))
+    np.testing.assert_allclose(loss.log_weights(model.flow, model.energy), expected, atol=1e-3)
+
+
 def test_a_round_without_any_weight_is_recorded_and_training_goes_on(data, coarse_map, tmp_path, monkeypatch):
     sample = training.CoarseGrainedGenerator.sample
 
@@ -156,6 +252,7 @@ def test_a_round_without_any_weight_is_recorded_and_training_goes_on(data, coars
     model = train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS)
     rounds = model.record["rounds"]
     assert [one["effective_sample_size"] for one in rounds] == [0.0, 0.0]
+    assert [one["data_effective_sample_size"] for one in rounds] == [0.0, 0.0]
     assert model.record["kept_round"] == 0
 
 
