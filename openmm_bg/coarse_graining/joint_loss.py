@@ -124,27 +124,34 @@ class JointLoss:
 
     def held_out(self, flow: BackmappingFlow, energy: BeadEnergy) -> dict[str, float]:
         """Return figures of networks on the frames that are held out."""
-        log_p, deviation = self._of_networks(flow, energy, self.frames.at(slice(self.n_training, None)))
+        frames = self.frames.at(slice(self.n_training, None))
+        log_p = self._log_densities(flow, frames)
+        with torch.no_grad():
+            deviation = self.deviation(frames, energy(frames.beads), log_p)
         spread = capped(deviation - deviation.mean()).std()
         return {"held_out_likelihood": float(-log_p.mean()), "held_out_deviation": float(spread)}
 
-    def log_weights(self, flow: BackmappingFlow, energy: BeadEnergy) -> np.ndarray:
-        """Return the data's log-weights, with the same constant as those of samples, and shape=(n_frames,)."""
-        _, deviation = self._of_networks(flow, energy, self.frames)
+    def log_densities(self, flow: BackmappingFlow) -> torch.Tensor:
+        """Return the log-densities of all data's features with shape=(n_frames,)."""
+        return self._log_densities(flow, self.frames)
+
+    def log_weights(self, log_p: torch.Tensor, energy: BeadEnergy) -> np.ndarray:
+        """Return the data's log-weights, with the same constant as those of samples, and shape=(n_frames,).
+
+        Args:
+            log_p: What `log_densities` has returned.
+            energy: The bead energy.
+        """
+        with torch.no_grad():
+            energies = torch.cat([energy(beads) for beads in self.frames.beads.split(_CHUNK)])
+            deviation = self.deviation(self.frames, energies, log_p)
         return -deviation.double().numpy() - self._zero
 
-    def _of_networks(
-        self, flow: BackmappingFlow, energy: BeadEnergy, frames: Frames
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-densities and deviations of frames, without gradients."""
-        found = []
+    def _log_densities(self, flow: BackmappingFlow, frames: Frames) -> torch.Tensor:
+        size = self.settings.batch_size
+        parts = zip(frames.features.split(size), frames.context.split(size), strict=True)
         with torch.no_grad():
-            for k in range(0, len(frames.constant), self.settings.batch_size):
-                batch = frames.at(slice(k, k + self.settings.batch_size))
-                log_p = flow.feature_log_prob(batch.features, batch.context)
-                found.append((log_p, self.deviation(batch, energy(batch.beads), log_p)))
-        log_p, deviation = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return log_p, deviation
+            return torch.cat([flow.feature_log_prob(*part) for part in parts])
 
     def _of_data(self, frames: Frames) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the negative log-likelihood, the force error and the deviations."""

@@ -289,6 +289,7 @@ class _Trainer:
         self.rounds: list[dict[str, Any]] = []
         self.pool: torch.Tensor | None = None  # bead configurations of the last round
         self.bead_pool: BeadPool | None = None  # those of all rounds, if the flow stays as it is
+        self.data_log_densities: torch.Tensor | None = None  # by the flow as it was last looked at
         self.kept = 0  # the best round
         self.best = [mean.clone() for mean in self.average]  # its parameters
 
@@ -443,10 +444,7 @@ class _Trainer:
         hot_dispersion = self._hot_dispersion(excess)
         some = bool(np.isfinite(samples.log_weights).any())
         table = consistency_table(samples, self.data) if some else []
-        of_data = {}
-        if not settings.frozen_flow:
-            data_log_weights = self.loss.log_weights(model.flow, model.energy)
-            of_data["data_effective_sample_size"] = _data_ess(data_log_weights, samples) if some else 0.0
+        data_log_weights = self.loss.log_weights(self._data_log_densities(model), model.energy)
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -454,7 +452,7 @@ class _Trainer:
                 "n_samples": len(samples),
                 "n_tries": settings.round_tries,
                 "effective_sample_size": samples.ess() if some else 0.0,
-                **of_data,
+                "data_effective_sample_size": _data_ess(data_log_weights, samples) if some else 0.0,
                 "log_weight_range": _range(samples.log_weights),
                 "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,
@@ -475,6 +473,12 @@ class _Trainer:
             found = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]]).to(self.start)
             missed = _missed(self.loss.frames.beads, data_log_weights, len(found) // 3, seed)
             self.pool = torch.cat([found, missed.to(found)])
+
+    def _data_log_densities(self, model: CoarseGrainedGenerator) -> torch.Tensor:
+        """Return what the flow gives the data; of a flow that stays as it is, what it gave them before."""
+        if self.data_log_densities is None or not self.settings.frozen_flow:
+            self.data_log_densities = self.loss.log_densities(model.flow)
+        return self.data_log_densities
 
     def _fill_pool(self, model: CoarseGrainedGenerator, beads: torch.Tensor, log_weights: np.ndarray) -> None:
         """Add beads and their free energies to the pool, which begins with beads of the data."""

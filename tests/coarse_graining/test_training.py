@@ -205,7 +205,7 @@ def test_what_the_data_have_and_the_model_does_not_draw_is_trained_on():
 def test_the_pool_has_beads_of_the_data_that_are_missed(data, coarse_map, tmp_path, monkeypatch):
     marked = []
 
-    def log_weights(self, flow, energy):
+    def log_weights(self, log_p, energy):
         marked.append(self.frames.beads[7])
         return np.where(np.arange(len(self.frames.beads)) == 7, 100.0, 0.0)
 
@@ -216,6 +216,25 @@ def test_the_pool_has_beads_of_the_data_that_are_missed(data, coarse_map, tmp_pa
     there = (tensors["pool"] - marked[0]).abs().amax(dim=(1, 2)) < 1e-6
     assert int(there.sum()) == 32
     assert len(there) == SETTINGS.round_samples + 32
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_densities_of_the_data_are_taken_once_if_the_flow_stays_as_it_is(
+    data, coarse_map, tmp_path, monkeypatch, frozen
+):
+    taken, log_densities = [], training.JointLoss.log_densities
+
+    def counted(self, flow):
+        taken.append(log_densities(self, flow))
+        return taken[-1]
+
+    monkeypatch.setattr(training.JointLoss, "log_densities", counted)
+    model = train_coarse_grained(
+        data, coarse_map, tmp_path / "m", dataclasses.replace(SETTINGS, frozen_flow=frozen, n_rounds=2)
+    )
+    assert len(taken) == (1 if frozen else 3)
+    assert all(0 <= one["data_effective_sample_size"] <= 1 for one in model.record["rounds"])
+    assert frozen or not torch.equal(taken[0], taken[-1])
 
 
 def test_a_model_that_misses_some_of_the_data_is_warned_of():
@@ -237,7 +256,8 @@ def test_log_weights_of_the_data_are_those_of_samples(data, coarse_map, tmp_path
     loss = training.JointLoss(coarse_map, model.flow, model.energy, model.potential, positions, SETTINGS)
     reduced = model.potential.energy(positions).double() / thermal_energy(model.temperature)
     expected = -reduced - model.log_density(positions, coarse_map.beads(positions))
-    np.testing.assert_allclose(loss.log_weights(model.flow, model.energy), expected, atol=1e-3)
+    found = loss.log_weights(loss.log_densities(model.flow), model.energy)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_a_round_without_any_weight_is_recorded_and_training_goes_on(data, coarse_map, tmp_path, monkeypatch):
