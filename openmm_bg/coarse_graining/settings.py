@@ -58,7 +58,7 @@ class CoarseGrainingSettings:
         tolerance: Rounds end when the effective sample size changes by less than this part of itself, the
             dispersion at higher temperatures falls by less than this part, and the largest deviation of the
             observables by less than one standard error; and Pareto k is below 0.7, without which these figures
-            say nothing.
+            say nothing. With a flow that stays as it is, four rounds in a row must be so.
         flow: The kind of backmapping flow: "couplings" (`CouplingBackmapping`) or "autoregressive"
             (`AutoregressiveBackmapping`), which is for maps without noise.
         n_layers: Coupling layers.

@@ -54,6 +54,7 @@ _NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that 
 _MISSED = 5.0  # log-weights so far above the median of the data's are of beads that are drawn too rarely
 _REPEATS = 32  # how often beads that are drawn too rarely stand in the pool, at most
 _NOT_DRAWN = 0.1  # of the samples' effective sample size; if the data's is less, much of them is not drawn
+_PATIENCE = 4  # rounds of the bead energy alone, which cost little, before nothing has got better
 _CLASHING = 0.1  # the part of the data whose atoms may clash in all tries
 _DATA = 8192  # frames whose beads' free energies are taken before rounds that leave the flow as it is
 
@@ -196,7 +197,7 @@ def _warn_of_clashes(pool: BeadPool, n_tries: int) -> None:
 def _warn_of_missed(kept: dict[str, Any]) -> None:
     """Warn if the data have what the model of a round draws far too rarely, although its weights look well."""
     ess, of_data = _figure(kept, "effective_sample_size"), _data_figure(kept)
-    if _figure(kept, "pareto_k") < UNRELIABLE_PARETO_K and of_data < _NOT_DRAWN * ess:
+    if _is_trusted(kept) and of_data < _NOT_DRAWN * ess:
         warnings.warn(
             "The model draws some of what the data have far too rarely: by the data's weights the effective sample "
             f"size is {of_data:.2%}, and not {ess:.2%} as by those of its samples, which cannot tell. Take more "
@@ -216,6 +217,11 @@ def _figure(one: dict[str, Any], name: str) -> float:
     return float(one.get(name, 0.0))  # without higher temperatures there is no dispersion of theirs
 
 
+def _is_trusted(one: dict[str, Any]) -> bool:
+    """Tell whether the weights of a round's samples can be trusted."""
+    return _figure(one, "pareto_k") < UNRELIABLE_PARETO_K
+
+
 def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
@@ -224,7 +230,7 @@ def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     any there. The effective sample size of weights that cannot be trusted says nothing; the range of the middle
     half of their logarithms does.
     """
-    if not _figure(one, "pareto_k") < UNRELIABLE_PARETO_K:
+    if not _is_trusted(one):
         return False, -_figure(one, "log_weight_range")
     ess = min(_figure(one, "effective_sample_size"), _data_figure(one))
     return True, math.log(max(ess, 1e-12)) - _figure(one, "hot_dispersion")
@@ -439,7 +445,7 @@ class _Trainer:
             on_frame=lambda sampler: frames.append(sampler.hot()),
         )
         hot = _hot_beads(frames, n, seed)
-        hot_log_weights = self._hot_log_weights(model, hot)
+        hot_log_weights = self._new_log_weights(model, hot)
         excess = _excess(hot_log_weights, samples)
         hot_dispersion = self._hot_dispersion(excess)
         some = bool(np.isfinite(samples.log_weights).any())
@@ -466,13 +472,17 @@ class _Trainer:
         if len(self.rounds) == 1 or _merit(self.rounds[-1]) > _merit(self.rounds[self.kept]):
             self.kept, self.best = len(self.rounds) - 1, [mean.clone() for mean in self.average]
         beads = torch.from_numpy(samples.beads)
-        if settings.frozen_flow:
-            self._fill_pool(model, beads, samples.log_weights)
-            self._fill_pool(model, hot, hot_log_weights)
-        else:
-            found = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]]).to(self.start)
-            missed = _missed(self.loss.frames.beads, data_log_weights, len(found) // 3, seed)
-            self.pool = torch.cat([found, missed.to(found)])
+        if not settings.frozen_flow:
+            beads = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]])
+            missed = _missed(self.loss.frames.beads, data_log_weights, len(beads) // 3, seed)
+            self.pool = torch.cat([beads, missed.to(beads)]).to(self.start)
+            return
+        self._fill_pool(model, beads, samples.log_weights)
+        self._fill_pool(model, hot, hot_log_weights)
+        # Only then does a weight far above the others' say more than how wrong all are.
+        if _is_trusted(self.rounds[-1]):
+            missed = _missed(self.loss.frames.beads, data_log_weights, (len(beads) + len(hot)) // 3, seed)
+            self._fill_pool(model, missed, self._new_log_weights(model, missed))
 
     def _data_log_densities(self, model: CoarseGrainedGenerator) -> torch.Tensor:
         """Return what the flow gives the data; of a flow that stays as it is, what it gave them before."""
@@ -492,13 +502,15 @@ class _Trainer:
             _warn_of_clashes(self.bead_pool, settings.round_tries)
         self.bead_pool = self.bead_pool.joined(bead_pool(model, beads, log_weights))
 
-    def _hot_log_weights(self, model: CoarseGrainedGenerator, hot: torch.Tensor) -> np.ndarray:
-        """Return the log-weights of beads of higher temperatures with shape=(n,)."""
-        if not len(hot):
+    def _new_log_weights(self, model: CoarseGrainedGenerator, beads: torch.Tensor) -> np.ndarray:
+        """Return the log-weights of new configurations of beads with shape=(n,)."""
+        if not len(beads):
             return np.zeros(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReliabilityWarning)
-            return model.backmap(hot, seed=self.settings.seed, n_tries=self.settings.round_tries).log_weights
+            return model.backmap(
+                beads, seed=self.settings.seed, n_tries=self.settings.round_tries
+            ).log_weights
 
     def _hot_dispersion(self, excess: np.ndarray) -> float:
         """Return the dispersion of weights that are too large: the samples show those that are too small."""
@@ -508,13 +520,22 @@ class _Trainer:
         return float(dispersion(missing, _HUBER))
 
     def _settled(self) -> bool:
-        """Tell whether the last round has made nothing better that could be seen."""
-        if len(self.rounds) < 2:
+        """Tell whether the last rounds have made nothing better that could be seen."""
+        n = _PATIENCE if self.settings.frozen_flow else 1
+        if len(self.rounds) <= n:
             return False
-        (trusted_before, before), (trusted, now) = (_merit(one) for one in self.rounds[-2:])
-        change = _figure(self.rounds[-1], "largest_deviation") - _figure(self.rounds[-2], "largest_deviation")
-        no_better = now < before + self.settings.tolerance and change > -1.0
-        return trusted_before and trusted and no_better
+        before, *last = self.rounds[-n - 1 :]
+        return not any(self._is_better(one, before) for one in last)
+
+    def _is_better(self, one: dict[str, Any], before: dict[str, Any]) -> bool:
+        """Tell whether a round is better than one before, or might be, as weights cannot be trusted."""
+        (trusted_before, merit_before), (trusted, merit) = _merit(before), _merit(one)
+        change = _figure(one, "largest_deviation") - _figure(before, "largest_deviation")
+        return (
+            not (trusted_before and trusted)
+            or merit >= merit_before + self.settings.tolerance
+            or change <= -1.0
+        )
 
     # Checkpoints
 

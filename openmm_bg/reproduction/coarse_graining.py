@@ -29,7 +29,10 @@ MAPS = {
         *["--steps", "4000", "--atoms", "index 4 6 8 14 16"],
         *["--flow", "autoregressive", "--layers", "4", "--hidden-features", "48"],
     ],
-    "learned map": ["--steps", "6000", "--map", "learned", "--beads", "6", "--rounds", "8"],
+    "learned map": [
+        *["--steps", "6000", "--map", "learned", "--beads", "6", "--frozen-flow", "--rounds", "20"],
+        *["--round-steps", "500", "--round-learning-rate", "5e-4"],
+    ],
 }
 """Options of ``openmm-bg coarse-grain`` by the label of the map."""
 

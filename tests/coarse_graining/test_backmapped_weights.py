@@ -127,7 +127,7 @@ def test_dispersion_at_higher_temperatures(data, tmp_path, monkeypatch):
     hot = torch.from_numpy(samples.beads)
 
     def found(samples, hot=hot):
-        log_weights = trainer._hot_log_weights(model, hot)
+        log_weights = trainer._new_log_weights(model, hot)
         return trainer._hot_dispersion(training._excess(log_weights, samples))
 
     before = found(samples)

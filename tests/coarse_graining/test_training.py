@@ -113,6 +113,40 @@ def test_rounds_end_when_nothing_gets_better_and_weights_can_be_trusted(
     assert trainer._settled() == settled
 
 
+def test_rounds_of_the_bead_energy_alone_have_four_tries(data, coarse_map, tmp_path):
+    settings = dataclasses.replace(SETTINGS, frozen_flow=True)
+    trainer = training._Trainer(data, coarse_map, tmp_path / "m", settings, None)
+    worse, better = judged(effective_sample_size=0.3), judged(effective_sample_size=0.6)
+    trainer.rounds = [judged(), worse, worse, worse]
+    assert not trainer._settled()
+    trainer.rounds.append(worse)
+    assert trainer._settled()
+    trainer.rounds[2] = better
+    assert not trainer._settled()
+    trainer.rounds[2] = judged(pareto_k=2.0)
+    assert not trainer._settled()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_beads_that_are_missed_join_if_weights_can_be_trusted(
+    data, coarse_map, tmp_path, monkeypatch, trusted
+):
+    def log_weights(self, log_p, energy):
+        return np.where(np.arange(len(self.frames.beads)) == 7, 100.0, 0.0)
+
+    monkeypatch.setattr(training.JointLoss, "log_weights", log_weights)
+    monkeypatch.setattr(training, "_is_trusted", lambda one: trusted)
+    settings = dataclasses.replace(SETTINGS, frozen_flow=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_coarse_grained(data, coarse_map, tmp_path / "m", settings, on_checkpoint=stopped_after(2))
+    _, tensors = read_checkpoint(tmp_path / "m" / "checkpoint.safetensors")
+    n = int(tensors["bead_pool.n_data"])
+    assert len(tensors["bead_pool.beads"]) == n + SETTINGS.round_samples + 32 * trusted
+    last = tensors["bead_pool.beads"][-32:]
+    assert torch.equal(last, last[:1].expand(32, -1, -1)) == trusted
+    assert len(tensors["bead_pool.free_energies"][-32:].unique()) == 32  # new configurations each time
+
+
 def test_rounds_go_on_while_the_data_are_drawn_ever_better(data, coarse_map, tmp_path):
     trainer = training._Trainer(data, coarse_map, tmp_path / "m", SETTINGS, None)
     trainer.rounds = [judged(data_effective_sample_size=0.01), judged(data_effective_sample_size=0.1)]
