@@ -64,6 +64,14 @@ def coarse_grain(
             help="Deviations of more than this many kT count linearly.", rich_help_panel=options.OPTIMISER
         ),
     ] = 3.0,
+    even_fraction: Annotated[
+        float,
+        typer.Option(
+            help="The part of each batch that is chosen evenly over the beads' configurations: rare ones are seen "
+            "more often.",
+            rich_help_panel=options.OPTIMISER,
+        ),
+    ] = 0.0,
     own_start: Annotated[
         float,
         typer.Option(

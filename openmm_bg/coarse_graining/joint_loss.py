@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
+from openmm_bg.coarse_graining.frame_choice import FrameChoice
 from openmm_bg.coarse_graining.frames import Frames, make_frames
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
@@ -54,6 +55,10 @@ class JointLoss:
         self._kt = thermal_energy(energy.temperature)
         self.frames = self._data_frames(positions)
         self.n_training = int(len(self.frames.constant) * (1 - settings.validation_fraction))
+        self.choose = FrameChoice(self.n_training)
+        if settings.even_fraction:
+            invariants = energy.invariants(self.frames.beads[: self.n_training].double())
+            self.choose = FrameChoice(self.n_training, settings.even_fraction, invariants)
         self._zero = float(self.frames.constant.mean())
         self._force_scale = float(self.frames.forces[: self.n_training].square().mean())
 
@@ -88,7 +93,7 @@ class JointLoss:
             divergence, without this weight.
         """
         settings = self.settings
-        frames = self.frames.at(torch.randint(self.n_training, (settings.batch_size,), generator=generator))
+        frames = self.frames.at(self.choose(settings.batch_size, generator))
         likelihood, force_error, deviation = self._of_data(frames)
         # Not detached: the energy's own constant must not drift. Capped is what is left without it: capped as a
         # whole, deviations would all be alike once the constant is that of a clash.
@@ -170,11 +175,11 @@ class JointLoss:
         Returns:
             The draws, without gradients, and the reverse divergence up to a constant, if it has a weight.
         """
-        beads = self.frames.beads[torch.randint(self.n_training, (n,), generator=generator)]
-        if pool is not None:
+        beads = self.frames.beads[self.choose(n, generator)]
+        if pool is not None:  # in the place of every second: those that are chosen in other ways lie together
             half = n // 2
             chosen = torch.randint(len(pool), (half,), generator=generator)
-            beads = torch.cat([beads[half:], pool[chosen].to(beads)])
+            beads = torch.cat([beads[::2], pool[chosen].to(beads)])
         beads, reverse = beads.double(), None
         with torch.set_grad_enabled(self.settings.reverse_weight > 0):
             features, log_p = self.flow.draw(beads, generator=generator)

@@ -25,9 +25,10 @@ class CoarseGrainingSettings:
         -<log p_inv(x | z)> + a <|f(z) - F|^2> / <|F|^2> + v D + b R
 
     maximum likelihood, force matching, and the dispersion D: Huber's function of log(rho p_inv / r) + U / kT
-    around its mean, which is constant if and only if all weights are equal. D is taken over the data and,
-    after a first part of the steps, over configurations that the flow has just drawn: they are never seen
-    twice, so that nothing can be learned by heart. R is the reverse divergence of the flow, the mean of
+    around its mean, which is constant if and only if all weights are equal. D is taken over the data and, after a
+    first part of the steps, over configurations that the flow has just drawn: they are never seen twice, so that
+    nothing can be learned by heart. A part of the frames may be chosen evenly over the bead configurations
+    (`FrameChoice`), so that rare ones are learned, too. R is the reverse divergence of the flow, the mean of
     log(p_inv / r) + U / kT of these draws: the forces on their atoms push them apart where they clash. Then come
     rounds: bead configurations are sampled from the bead energy as it is, the weights and observables of their
     backmapping are recorded, and in the round's steps half of the flow's draws begin from them, from as many of
@@ -37,6 +38,7 @@ class CoarseGrainingSettings:
     Args:
         n_steps: Optimiser steps on the data alone.
         batch_size: Frames in a step.
+        even_fraction: The part of the frames in a step that is chosen evenly over the bead configurations.
         learning_rate: Adam's step size at the start; it falls along a cosine to a fiftieth.
         force_weight: The weight a of force matching.
         dispersion_weight: The weight v of the dispersion; it rises in the first tenth.
@@ -76,6 +78,7 @@ class CoarseGrainingSettings:
 
     n_steps: int = 4000
     batch_size: int = 512
+    even_fraction: float = 0.0
     learning_rate: float = 1e-3
     force_weight: float = 10.0
     dispersion_weight: float = 1.0
@@ -108,7 +111,7 @@ class CoarseGrainingSettings:
         positive += ("round_samples", "round_steps", "round_learning_rate", "n_layers", "hidden_features")
         positive += ("round_tries", "n_blocks", "energy_features", "energy_layers")
         require_positive(self, positive)
-        require_fractions(self, ("averaging", "tolerance", "own_start"))
+        require_fractions(self, ("averaging", "tolerance", "own_start", "even_fraction"))
         for name in ("force_weight", "dispersion_weight", "reverse_weight", "n_rounds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must not be negative or infinite, and is {getattr(self, name)}.")

@@ -495,7 +495,10 @@ class _Trainer:
         settings = self.settings
         if self.bead_pool is None:
             generator = torch.Generator().manual_seed(settings.seed)
-            chosen = torch.randperm(self.loss.n_training, generator=generator)[:_DATA]
+            if settings.even_fraction:
+                chosen = self.loss.choose(_DATA, generator)
+            else:  # none twice
+                chosen = torch.randperm(self.loss.n_training, generator=generator)[:_DATA]
             self.bead_pool = pool_of_data(
                 model, self.loss.frames.beads[chosen], n_tries=settings.round_tries, seed=settings.seed
             )

@@ -97,7 +97,7 @@ def _training(record: Mapping[str, Any]) -> list[Fact]:
     if statement := convergence_statement(record.get("data") or {}):
         facts.append(Fact("convergence", record["data"]["start_comparison"]["verdict"], statement))
     names = ("batch_size", "learning_rate", "force_weight", "dispersion_weight")
-    names += ("dispersion_range", "reverse_weight", "own_start", "seed")
+    names += ("dispersion_range", "reverse_weight", "own_start", "even_fraction", "seed")
     text = ", ".join(f"{name} {settings[name]:g}" for name in names if name in settings)
     if settings.get("frozen_flow"):
         text += ", flow in rounds as it is"

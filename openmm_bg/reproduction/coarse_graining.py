@@ -30,8 +30,8 @@ MAPS = {
         *["--flow", "autoregressive", "--layers", "4", "--hidden-features", "48"],
     ],
     "learned map": [
-        *["--steps", "6000", "--map", "learned", "--beads", "6", "--frozen-flow", "--rounds", "20"],
-        *["--round-steps", "500", "--round-learning-rate", "5e-4"],
+        *["--steps", "6000", "--map", "learned", "--beads", "6", "--even-fraction", "0.5"],
+        *["--frozen-flow", "--rounds", "20", "--round-steps", "500", "--round-learning-rate", "5e-4"],
     ],
 }
 """Options of ``openmm-bg coarse-grain`` by the label of the map."""
