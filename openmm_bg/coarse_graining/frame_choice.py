@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 _N_CLUSTERS = 64
-_MOST_OFTEN = 16.0  # times more often than at random, at most
+_SMALL = 16.0  # clusters of less than one in so many of the average size count less, in proportion
 
 
 class FrameChoice:
@@ -17,13 +17,13 @@ class FrameChoice:
     often than they occur.
 
     Even means that clusters count alike, around centres that are as far from each other as can be; those of very
-    few frames count less, so that no frame is seen much more often than at random.
+    few frames count less, so that these are not seen over and over again.
 
     Args:
         n_frames: The number of frames.
         even_fraction: The part of the chosen frames that is chosen evenly.
-        invariants: Standardised invariants of the bead configurations with shape=(n_frames, n_invariants), if a part
-            is.
+        invariants: Standardised invariants of the bead configurations with shape=(n_frames, n_invariants); needed
+            if a part is chosen evenly.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ def _even_weights(invariants: torch.Tensor) -> torch.Tensor:
     """Return relative probabilities of frames with shape=(n_frames,), float64."""
     nearest = _clusters(invariants)
     sizes = np.bincount(nearest.numpy())
-    least = len(invariants) / (_MOST_OFTEN * np.count_nonzero(sizes))
+    least = len(invariants) / (_SMALL * np.count_nonzero(sizes))
     return torch.from_numpy(1.0 / np.maximum(sizes, least))[nearest]
 
 

@@ -31,7 +31,8 @@ MAPS = {
     ],
     "learned map": [
         *["--steps", "6000", "--map", "learned", "--beads", "6", "--even-fraction", "0.5"],
-        *["--frozen-flow", "--rounds", "20", "--round-steps", "500", "--round-learning-rate", "5e-4"],
+        *["--frozen-flow", "--rounds", "20", "--round-samples", "5120", "--round-tries", "16"],
+        *["--round-steps", "500", "--round-learning-rate", "5e-4"],
     ],
 }
 """Options of ``openmm-bg coarse-grain`` by the label of the map."""

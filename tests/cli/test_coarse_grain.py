@@ -302,6 +302,7 @@ def test_a_killed_training_is_continued_to_the_same_model(finished_data, coarse_
         (("--flow", "autoregressive", "--noisy"), "with a noisy map choose couplings (--flow couplings)"),
         (("--reverse-weight", "-1"), "--reverse-weight must not be negative"),
         (("--own-start", "2"), "--own-start must be between 0 and 1"),
+        (("--even-fraction", "-0.1"), "--even-fraction must be between 0 and 1"),
         (("--map", "beads"), "There is no map 'beads'; the maps are atoms, residues, learned"),
         (("--atoms", "name QQ"), "names 0 atoms of alanine_dipeptide; at least three are needed"),
         (("--atoms", "nonsense ("), "is no selection of atoms"),
