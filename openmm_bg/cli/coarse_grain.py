@@ -195,6 +195,8 @@ def coarse_grain(
         ways = "Train longer (--steps), with more data, or with other beads"
         if flow == "couplings" and not noisy:
             ways += "; if side chains get in each other's way, --flow autoregressive"
+        if not frozen_flow:
+            ways += "; if beads are sampled where none of the data are, --frozen-flow --rounds 20 --round-tries 16"
         say(f"Pareto k is above {UNRELIABLE_PARETO_K}: a few samples own the weights. {ways}.")
     tries = f" --tries {round_tries}" if round_tries > 1 else ""
     say(f"Weighted samples: openmm-bg backmap {output}{tries} -o samples.h5")
