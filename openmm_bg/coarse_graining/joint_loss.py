@@ -176,10 +176,11 @@ class JointLoss:
             The draws, without gradients, and the reverse divergence up to a constant, if it has a weight.
         """
         beads = self.frames.beads[self.choose(n, generator)]
-        if pool is not None:  # in the place of every second: those that are chosen in other ways lie together
+        if pool is not None:
             half = n // 2
+            others = beads[::2] if self.settings.even_fraction else beads[half:]  # of both ways of choice
             chosen = torch.randint(len(pool), (half,), generator=generator)
-            beads = torch.cat([beads[::2], pool[chosen].to(beads)])
+            beads = torch.cat([others, pool[chosen].to(beads)])
         beads, reverse = beads.double(), None
         with torch.set_grad_enabled(self.settings.reverse_weight > 0):
             features, log_p = self.flow.draw(beads, generator=generator)
