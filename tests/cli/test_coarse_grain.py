@@ -115,6 +115,8 @@ def test_report_of_a_model_with_its_samples(run, coarse_model, tmp_path):
     for text in (
         f"{last['effective_sample_size']:.2%}",  # in the table of rounds
         f"{last['effective_sample_size']:.1%}",  # on top
+        "ESS by the data",
+        f"{last['data_effective_sample_size']:.2%}",
         "mean square of radius of gyration (nm²)",
         "cos(2 phi)",
     ):
