@@ -214,7 +214,7 @@ def _data_figure(one: dict[str, Any]) -> float:
 
 def _figure(one: dict[str, Any], name: str) -> float:
     """Return a figure of a round; infinite ones are words in a checkpoint."""
-    return float(one.get(name, 0.0))  # without higher temperatures there is no dispersion of theirs
+    return float(one[name])
 
 
 def _is_trusted(one: dict[str, Any]) -> bool:
@@ -225,15 +225,14 @@ def _is_trusted(one: dict[str, Any]) -> bool:
 def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
-    That is the logarithm of the effective sample size, the smaller one of the samples' and the data's, less the
-    dispersion at higher temperatures, which would cost as many samples as that of the weights does, if there were
-    any there. The effective sample size of weights that cannot be trusted says nothing; the range of the middle
-    half of their logarithms does.
+    That is the logarithm of the effective sample size, the smaller one of the samples' and the data's. That of
+    weights that cannot be trusted says nothing; the range of the middle half of their logarithms does. The
+    dispersion at higher temperatures does not count: it does not tell how much weight at the model's is missing.
     """
     if not _is_trusted(one):
         return False, -_figure(one, "log_weight_range")
     ess = min(_figure(one, "effective_sample_size"), _data_figure(one))
-    return True, math.log(max(ess, 1e-12)) - _figure(one, "hot_dispersion")
+    return True, math.log(max(ess, 1e-12))
 
 
 class _Trainer:
