@@ -200,8 +200,9 @@ def _warn_of_missed(kept: dict[str, Any]) -> None:
     if _is_trusted(kept) and of_data < _NOT_DRAWN * ess:
         warnings.warn(
             "The model draws some of what the data have far too rarely: by the data's weights the effective sample "
-            f"size is {of_data:.2%}, and not {ess:.2%} as by those of its samples, which cannot tell. Take more "
-            "rounds (--rounds), or train longer (--steps).",
+            f"size is {of_data:.2%}, and not {ess:.2%} as by those of its samples, which cannot tell. Train longer "
+            "(--steps), with rare configurations more often (--even-fraction 0.5), or in more rounds of the bead "
+            "potential alone (--frozen-flow --rounds 20 --round-tries 16).",
             ReliabilityWarning,
             stacklevel=3,
         )
