@@ -37,6 +37,8 @@ MAPS = {
 }
 """Options of ``openmm-bg coarse-grain`` by the label of the map."""
 
+_SAMPLING = {"selection map": ["-n", "307200"], "learned map": ["-n", "307200", "--tries", "16"]}
+
 
 def data_commands(output: Path) -> dict[str, list[str]]:
     """Return the commands that make the training data, and an independent reference, by parallel tempering."""
@@ -55,7 +57,7 @@ def model_commands(output: Path, label: str) -> dict[str, list[str]]:
     model, samples = output / f"model_{name}", output / f"samples_{name}.h5"
     return {
         f"train {name}": ["coarse-grain", str(output / "data"), "-o", str(model), *MAPS[label]],
-        f"sample {name}": ["backmap", str(model), "-o", str(samples), "-n", "307200", "--seed", "1"],
+        f"sample {name}": ["backmap", str(model), "-o", str(samples), *_SAMPLING[label], "--seed", "1"],
     }
 
 
