@@ -168,7 +168,7 @@ def _data_ess(log_weights: np.ndarray, samples: Samples) -> float:
     are at most those of all samples together: what has more is never drawn, and how much more does not matter.
 
     Args:
-        log_weights: The model's log-weights of the data with shape=(n_frames,).
+        log_weights: The model's log-weights of data that it has not been trained on with shape=(n_frames,).
         samples: The samples, with at least one weight.
     """
     n = len(samples.log_weights)
@@ -451,6 +451,7 @@ class _Trainer:
         some = bool(np.isfinite(samples.log_weights).any())
         table = consistency_table(samples, self.data) if some else []
         data_log_weights = self.loss.log_weights(self._data_log_densities(model), model.energy)
+        held_out = data_log_weights[self.loss.n_training :]  # others may have been learned by heart
         self.rounds.append(
             {
                 "round": self.rounds_done,
@@ -458,7 +459,7 @@ class _Trainer:
                 "n_samples": len(samples),
                 "n_tries": settings.round_tries,
                 "effective_sample_size": samples.ess() if some else 0.0,
-                "data_effective_sample_size": _data_ess(data_log_weights, samples) if some else 0.0,
+                "data_effective_sample_size": _data_ess(held_out, samples) if some else 0.0,
                 "log_weight_range": _range(samples.log_weights),
                 "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,

@@ -227,6 +227,20 @@ def test_the_data_tell_what_the_samples_cannot(rng):
     assert missed == pytest.approx(1 / (1 / theory + n * 0.01 / 1.01), rel=0.15)
 
 
+def test_data_that_were_trained_on_do_not_tell(data, coarse_map, tmp_path, monkeypatch):
+    """They may have been learned by heart."""
+    found = []
+    monkeypatch.setattr(training, "_data_ess", lambda log_weights, samples: found.append(log_weights) or 0.5)
+    settings = dataclasses.replace(SETTINGS, n_rounds=0, validation_fraction=0.25)
+    model = train_coarse_grained(data, coarse_map, tmp_path / "m", settings)
+    assert model.record["rounds"][0]["data_effective_sample_size"] == 0.5
+    held_out = torch.from_numpy(data.positions[-len(data.positions) // 4 :])
+    beads = coarse_map.draw(held_out, None)
+    energies = model.potential.energy(held_out).double() / thermal_energy(model.temperature)
+    expected = -energies - model.log_density(held_out, beads)
+    np.testing.assert_allclose(found[0], expected.detach().numpy(), rtol=0, atol=0.01)
+
+
 def test_what_the_data_have_and_the_model_does_not_draw_is_trained_on():
     beads = torch.arange(1000.0)[:, None, None].expand(-1, 4, 3)
     log_weights = np.zeros(1000)

@@ -71,9 +71,11 @@ def test_a_basin_that_was_never_found_does_not_agree():
 
 @pytest.mark.parametrize("label", ["selection map", "learned map"])
 def test_commands_are_those_of_the_command_line(label, tmp_path):
-    train, sample = model_commands(tmp_path, label).values()
+    *_, train, sample = model_commands(tmp_path, label).values()
     assert (train[0], sample[0]) == ("coarse-grain", "backmap")
     assert sample[1] == train[3]
+    simulated = [*data_commands(tmp_path).values(), *model_commands(tmp_path, label).values()]
+    assert train[1] in {words[-1] for words in simulated if words[0] == "simulate"}
 
 
 def test_paths_may_have_spaces(tmp_path):
