@@ -57,7 +57,7 @@ class CoarseGrainingSettings:
         frozen_flow: Rounds train the bead energy alone, by force matching and by the free energy of the atoms
             around given beads (`FreeEnergyLoss`). What the flow makes of beads is drawn once, and the beads of all
             rounds are kept, so that rounds cost far less: for molecules whose bead energy has much to learn.
-        tolerance: Rounds end when the effective sample size (the smaller one of the samples' and the data's)
+        tolerance: Rounds end when the effective sample size (the geometric mean of the samples' and the data's)
             grows by less than this part of itself, and the largest deviation of the observables falls by less
             than one standard error; and Pareto k is below 0.7, without which these figures say nothing. With a
             flow that stays as it is, four rounds in a row must be so.

@@ -30,7 +30,7 @@ MAPS = {
         *["--flow", "autoregressive", "--layers", "4", "--hidden-features", "48"],
     ],
     "learned map": [
-        *["--steps", "6000", "--map", "learned", "--beads", "6", "--even-fraction", "0.5"],
+        *["--steps", "12000", "--map", "learned", "--beads", "6", "--even-fraction", "0.5"],
         *["--frozen-flow", "--rounds", "20", "--round-samples", "5120", "--round-tries", "16"],
         *["--round-steps", "500", "--round-learning-rate", "5e-4"],
     ],

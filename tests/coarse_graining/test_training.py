@@ -94,7 +94,7 @@ def judged(**figures):
         ({"effective_sample_size": 0.4}, True),  # the round before is kept
         ({"largest_deviation": 0.5}, False),
         ({"hot_dispersion": 0.5}, True),
-        ({"data_effective_sample_size": 0.6}, True),  # more than the samples'
+        ({"data_effective_sample_size": 0.6}, True),
         ({"data_effective_sample_size": 0.4}, True),
         ({"pareto_k": 0.8}, False),
         ({"pareto_k": math.inf}, False),
@@ -164,6 +164,17 @@ def test_rounds_go_on_while_the_data_are_drawn_ever_better(data, coarse_map, tmp
             0,
         ),  # what is not drawn counts
         ({"data_effective_sample_size": 0.1}, {"effective_sample_size": 0.4}, 1),
+        # A few frames that are never drawn do not hide what gets better, nor what gets better that they are drawn.
+        (
+            {"data_effective_sample_size": 0.05},
+            {"effective_sample_size": 0.9, "data_effective_sample_size": 0.045},
+            1,
+        ),
+        (
+            {"data_effective_sample_size": 0.05},
+            {"effective_sample_size": 0.4, "data_effective_sample_size": 0.2},
+            1,
+        ),
         ({}, {"effective_sample_size": 0.9, "pareto_k": 0.8}, 0),
         ({"pareto_k": 0.8}, {"effective_sample_size": 0.1}, 1),
         # Of weights that cannot be trusted, the effective sample size says nothing.
