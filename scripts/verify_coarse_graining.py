@@ -3,8 +3,8 @@
 The tables of observables go to docs/results/coarse_graining, as CSV.
 
 Resumable: every part keeps its outputs in --work, and continues where it was interrupted. Parts that are not asked
-for keep their rows. On two cores with nothing else running, selection takes about half an hour, learned an hour, and
-chignolin four hours of dynamics and one of the rest.
+for keep their rows. On two cores with nothing else running, selection takes about half an hour, learned an hour,
+and chignolin four hours of dynamics and one of the rest.
 
 Example: python scripts/verify_coarse_graining.py --part selection
 """
