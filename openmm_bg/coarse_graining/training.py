@@ -227,7 +227,7 @@ def _merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
     That is the mean of the logarithms of the two effective sample sizes, the samples' and the data's. The smaller
-    one would not do: a few frames far from all samples (peptide bonds that are cis, one in 2,000) can keep that of
+    one would not do: a few frames far from all samples (peptide bonds that are cis, one in 1,300) can keep that of
     the data where it is, whatever else gets better. That of weights that cannot be trusted says nothing; the range
     of the middle half of their logarithms does. The dispersion at higher temperatures does not count: it does not
     tell how much weight at the model's is missing.
@@ -477,15 +477,20 @@ class _Trainer:
         beads = torch.from_numpy(samples.beads)
         if not settings.frozen_flow:
             beads = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]])
-            missed = _missed(self.loss.frames.beads, data_log_weights, len(beads) // 3, seed)
+            missed = self._missed_data(data_log_weights, len(beads) // 3, seed)
             self.pool = torch.cat([beads, missed.to(beads)]).to(self.start)
             return
         self._fill_pool(model, beads, samples.log_weights)
         self._fill_pool(model, hot, hot_log_weights)
         # Only then does a weight far above the others' say more than how wrong all are.
         if _is_trusted(self.rounds[-1]):
-            missed = _missed(self.loss.frames.beads, data_log_weights, (len(beads) + len(hot)) // 3, seed)
+            missed = self._missed_data(data_log_weights, (len(beads) + len(hot)) // 3, seed)
             self._fill_pool(model, missed, self._new_log_weights(model, missed))
+
+    def _missed_data(self, log_weights: np.ndarray, n_most: int, seed: int) -> torch.Tensor:
+        """Return the data's beads that are hardly drawn; of frames held out none, which are to tell of others."""
+        n = self.loss.n_training
+        return _missed(self.loss.frames.beads[:n], log_weights[:n], n_most, seed)
 
     def _data_log_densities(self, model: CoarseGrainedGenerator) -> torch.Tensor:
         """Return what the flow gives the data; of a flow that stays as it is, what it gave them before."""

@@ -86,6 +86,13 @@ def judged(**figures):
     return json.loads(json_text(good | {"log_weight_range": 1.0} | figures))
 
 
+def missing(loss, frame):
+    """Return log-weights of data of which a frame to learn from, and all that are held out, are not drawn."""
+    k = np.arange(len(loss.frames.beads))
+    assert frame < loss.n_training < len(k)
+    return np.where((k == frame) | (k >= loss.n_training), 100.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("figures", "settled"),
     [
@@ -94,8 +101,8 @@ def judged(**figures):
         ({"effective_sample_size": 0.4}, True),  # the round before is kept
         ({"largest_deviation": 0.5}, False),
         ({"hot_dispersion": 0.5}, True),
-        ({"data_effective_sample_size": 0.6}, True),
         ({"data_effective_sample_size": 0.4}, True),
+        ({"effective_sample_size": 0.6, "data_effective_sample_size": 0.6}, True),  # what is not drawn counts
         ({"pareto_k": 0.8}, False),
         ({"pareto_k": math.inf}, False),
         ({"pareto_k": -math.inf}, True),
@@ -131,7 +138,7 @@ def test_beads_that_are_missed_join_if_weights_can_be_trusted(
     data, coarse_map, tmp_path, monkeypatch, trusted
 ):
     def log_weights(self, log_p, energy):
-        return np.where(np.arange(len(self.frames.beads)) == 7, 100.0, 0.0)
+        return missing(self, 7)
 
     monkeypatch.setattr(training.JointLoss, "log_weights", log_weights)
     monkeypatch.setattr(training, "_is_trusted", lambda one: trusted)
@@ -268,7 +275,7 @@ def test_the_pool_has_beads_of_the_data_that_are_missed(data, coarse_map, tmp_pa
 
     def log_weights(self, log_p, energy):
         marked.append(self.frames.beads[7])
-        return np.where(np.arange(len(self.frames.beads)) == 7, 100.0, 0.0)
+        return missing(self, 7)
 
     monkeypatch.setattr(training.JointLoss, "log_weights", log_weights)
     with pytest.raises(KeyboardInterrupt):
