@@ -22,7 +22,7 @@ UNRELIABLE_PARETO_K = 0.7
 """Above this shape of the weights' tail no weighted result can be trusted (see `statistics.pareto_k`)."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Samples:
     """Independent draws from a flow, with the weights that turn them into the Boltzmann distribution.
 
@@ -74,6 +74,12 @@ class Samples:
             raise InputError(f"{n} samples are not the same number for {self.n_walkers} walkers.")
         if self.system is not None and self.system.n_atoms != self.n_atoms:
             raise InputError(f"The samples have {self.n_atoms} atoms, but the system {self.system.n_atoms}.")
+
+    def __repr__(self) -> str:
+        """Say what they are, without the numbers."""
+        molecule = self.system.name if self.system else f"{self.n_atoms} atoms"
+        chains = f", along {self.n_walkers} chains" if self.n_walkers > 1 else ""
+        return f"<{type(self).__name__} of {molecule}: {len(self)} at {self.temperature:g} K{chains}>"
 
     def __len__(self) -> int:
         """Return the number of draws."""

@@ -108,6 +108,13 @@ def test_too_few_samples_to_judge_their_weights():
         few.free_energy()
 
 
+def test_samples_print_without_their_numbers():
+    assert repr(oscillator_samples(10)) == "<Samples of 1 atoms: 10 at 300 K>"
+    system = systems.load("alanine_dipeptide")
+    chains = Samples(np.zeros((4, 22, 3)), np.zeros(4), np.zeros(4), 300.0, system, n_walkers=2)
+    assert str(chains) == "<Samples of alanine_dipeptide: 4 at 300 K, along 2 chains>"
+
+
 def test_wrong_shapes_and_temperatures_are_refused():
     positions = np.zeros((4, 2, 3))
     with pytest.raises(InputError, match=r"shape \(n, n_atoms, 3\)"):

@@ -39,12 +39,13 @@ if "OMP_NUM_THREADS" not in os.environ:
 # Of typer's errors about the command line; typer gives only the most special one a public name.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
 
+_CONTINUES = "the same command continues from the last checkpoint, if it had got so far."
 _AFTER_CTRL_C = {
-    "simulate": "the same command continues from the last checkpoint.",
-    "train": "the same command continues from the last checkpoint.",
-    "anneal": "the same command continues from the last checkpoint.",
-    "exchange": "the same command continues from the last checkpoint.",
-    "coarse-grain": "the same command continues from the last checkpoint.",
+    "simulate": _CONTINUES,
+    "train": _CONTINUES,
+    "anneal": _CONTINUES,
+    "exchange": _CONTINUES,
+    "coarse-grain": _CONTINUES,
 }
 _WRONG_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 

@@ -36,12 +36,13 @@ def backmap(
         typer.Option(help="All-atom frames whose beads are taken, instead of sampling the bead potential."),
     ] = None,
     interval: Annotated[
-        int | None, typer.Option(help="Trajectories of hybrid Monte Carlo between two frames.")
+        int | None, typer.Option(min=1, help="Trajectories of hybrid Monte Carlo between two frames.")
     ] = None,
     n_tries: Annotated[
         int,
         typer.Option(
             "--tries",
+            min=1,
             help="Configurations of the same beads of which one is chosen by its weight; exact, too.",
         ),
     ] = 1,
@@ -164,6 +165,8 @@ def _whole_chains(frames: Frames, number: int | None) -> int:
     Raises:
         InputError: If the number is smaller than that of the walkers.
     """
+    if number is not None and number > len(frames):
+        say(f"{frames.path} has {len(frames)} frames, fewer than {number}: one sample is drawn for each.")
     n, n_walkers = min(number or len(frames), len(frames)), frames.n_walkers
     if n < n_walkers:
         raise InputError(

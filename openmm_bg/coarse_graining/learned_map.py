@@ -205,9 +205,10 @@ class _Data:
         chosen = settings.seed_atoms
         seed_atoms = np.flatnonzero(masses > _HEAVY) if chosen is None else np.asarray(chosen, dtype=np.int64)
         if settings.n_beads > len(seed_atoms):
+            what = "heavy atoms" if chosen is None else "seed atoms"
             raise InputError(
-                f"There are more beads ({settings.n_beads}) than seed atoms ({len(seed_atoms)}), of which each "
-                "needs one; choose fewer beads or name seed_atoms."
+                f"There are more beads ({settings.n_beads}) than {what} ({len(seed_atoms)}), of which each needs "
+                "one; choose fewer beads."
             )
         if not np.isin(seed_atoms, np.arange(n_atoms)).all() or len(set(seed_atoms)) < len(seed_atoms):
             raise InputError(f"seed_atoms must be different atoms from 0 to {n_atoms - 1}.")

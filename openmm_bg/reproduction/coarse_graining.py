@@ -11,6 +11,7 @@ import numpy as np
 from openmm_bg import statistics
 from openmm_bg.analysis import BASINS, PHI_POSITIVE, Ramachandran, torsion_angles
 from openmm_bg.coarse_graining.consistency import ConsistencyLine, consistency_table, write_table
+from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.histograms import cell_fractions
 from openmm_bg.io import load_samples
 from openmm_bg.samples import Samples
@@ -101,6 +102,10 @@ def alanine_rows(output: Path, label: str, tables: Path | None = None) -> Iterat
     weighted, plain = (_samples_law(samples, reference, log_weights) for log_weights in _both(samples))
     smoothed = statistics.effective_sample_size(samples.pareto_smoothed_log_weights)
     yield row(f"{name}: ESS of the Pareto-smoothed weights", smoothed, "reported", True)
+    record = CoarseGrainedGenerator.load(output / f"model_{label.split()[0]}").record
+    kept = record["rounds"][record["kept_round"]]
+    by_data = float(kept["data_effective_sample_size"])
+    yield row(f"{name}: ESS by the data held out from training", by_data, "reported", True, seed=0)
     share, n_bins = surface_agreement(weighted, expected)
     yield row(
         f"{name}: (phi, psi) bins within {_CLOSE} kT, of those below {_HIGHEST:g} kT that the reference knows to "

@@ -156,6 +156,7 @@ def test_beads_of_given_frames_are_kept(run, coarse_model, finished_data, tmp_pa
     assert made.sum() > 20
     assert (beads(samples.positions) - beads(frames.positions[:40]))[made].abs().max() < 1e-5
     assert "along the chains of 20 walkers" in result.out
+    assert "fewer than" not in result.out
     summary = json.loads((tmp_path / "s.json").read_text())
     assert summary["record"]["beads"] == str(finished_data)
     command = sample_command(tmp_path / "s.h5", {**summary, **summary["record"]})
@@ -333,6 +334,16 @@ def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finish
     given = ("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data)
     assert "--interval is for sampled beads only" in refused(*given, "--interval", "5")
     assert "are of 20 walkers; take at least as many, not 10" in refused(*given, "-n", "10")
+    assert "greater than or equal to 1" in refused(*given, "--tries", "0")
+    assert "greater than or equal to 1" in refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "--interval", "0")
+
+
+def test_more_samples_than_given_frames_are_none(run, coarse_model, finished_data, tmp_path):
+    n = len(read_frames(finished_data))
+    result = run("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data, "-n", str(n + 1), "-q")
+    assert result.code == 0, result.err
+    assert f"has {n} frames, fewer than {n + 1}: one sample is drawn for each" in " ".join(result.out.split())
+    assert len(load_samples(tmp_path / "s.h5")) == n
 
 
 @pytest.mark.parametrize(

@@ -242,8 +242,9 @@ def bad(positions=None, forces=None, bonds=BONDS, masses=(12.0, 12.0, 12.0, 16.0
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_beads": 5}, "There are more beads (5) than seed atoms (4)"),
-        ({"n_beads": 4, "masses": (1.0, 12.0, 12.0, 16.0)}, "more beads (4) than seed atoms (3)"),
+        ({"n_beads": 5}, "There are more beads (5) than heavy atoms (4)"),
+        ({"n_beads": 4, "masses": (1.0, 12.0, 12.0, 16.0)}, "more beads (4) than heavy atoms (3)"),
+        ({"seed_atoms": (0, 1)}, "more beads (3) than seed atoms (2)"),
         ({"n_beads": 2}, "A map needs at least three beads, and this has 2."),
         ({"positions": np.full((2, 4, 3), np.nan)}, "Positions contain NaN"),
         ({"forces": np.full((2, 4, 3), np.inf)}, "Forces contain NaN or infinite"),
