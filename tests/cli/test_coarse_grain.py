@@ -335,7 +335,8 @@ def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finish
     assert "--interval is for sampled beads only" in refused(*given, "--interval", "5")
     assert "are of 20 walkers; take at least as many, not 10" in refused(*given, "-n", "10")
     assert "greater than or equal to 1" in refused(*given, "--tries", "0")
-    assert "greater than or equal to 1" in refused("backmap", coarse_model, "-o", tmp_path / "s.h5", "--interval", "0")
+    sampled = ("backmap", coarse_model, "-o", tmp_path / "s.h5")
+    assert "greater than or equal to 1" in refused(*sampled, "--interval", "0")
 
 
 def test_more_samples_than_given_frames_are_none(run, coarse_model, finished_data, tmp_path):
