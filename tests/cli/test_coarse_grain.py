@@ -341,7 +341,9 @@ def test_bad_files_are_refused(refused, run, finished_data, coarse_model, finish
 
 def test_more_samples_than_given_frames_are_none(run, coarse_model, finished_data, tmp_path):
     n = len(read_frames(finished_data))
-    result = run("backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data, "-n", str(n + 1), "-q")
+    result = run(
+        "backmap", coarse_model, "-o", tmp_path / "s.h5", "--beads", finished_data, "-n", str(n + 1), "-q"
+    )
     assert result.code == 0, result.err
     assert f"has {n} frames, fewer than {n + 1}: one sample is drawn for each" in " ".join(result.out.split())
     assert len(load_samples(tmp_path / "s.h5")) == n
