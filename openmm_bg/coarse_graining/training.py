@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from openmm_bg.coarse_graining import rounds
 from openmm_bg.coarse_graining.autoregressive_backmapping import TURNING, AutoregressiveBackmapping
 from openmm_bg.coarse_graining.backmapping import BackmappingFlow
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
@@ -25,37 +26,29 @@ from openmm_bg.coarse_graining.free_energy_loss import (
     BeadPool,
     FreeEnergyLoss,
     bead_pool,
-    highest_free_energy,
     pool_of_data,
 )
 from openmm_bg.coarse_graining.generator import CoarseGrainedGenerator
 from openmm_bg.coarse_graining.invariants import BeadInvariants, chiral_beads
-from openmm_bg.coarse_graining.joint_loss import JointLoss, dispersion
+from openmm_bg.coarse_graining.joint_loss import JointLoss
 from openmm_bg.coarse_graining.maps import CoarseGrainedMap
 from openmm_bg.coarse_graining.noisy_map import NoisyMap, map_from_config
 from openmm_bg.coarse_graining.settings import CoarseGrainingSettings
 from openmm_bg.errors import InputError, ReliabilityWarning
 from openmm_bg.files import json_text, provenance
 from openmm_bg.model_files import CHECKPOINT
-from openmm_bg.samples import UNRELIABLE_PARETO_K
 from openmm_bg.training.checkpoint import check_output, part, prefixed, resume_from, write_checkpoint
 from openmm_bg.training.progress import LOG, TrainingBar, write_log
 from openmm_bg.transforms import Coordinates, FibreCoordinates
 
 if TYPE_CHECKING:
     from openmm_bg.potentials.base import Potential
-    from openmm_bg.samples import Samples
     from openmm_bg.training.data import TrainingData
 
 _CHECKPOINT_INTERVAL = 250
 _START = 512  # bead configurations that are kept with the model
-_HUBER = 3.0  # kT, beyond which missing weights count linearly when rounds are judged
 _NEGLIGIBLE = 20.0  # log-weights this far below the samples' are of beads that need not be learned
-_MISSED = 5.0  # log-weights so far above the median of the data's are of beads that are drawn too rarely
-_REPEATS = 32  # how often beads that are drawn too rarely stand in the pool, at most
-_NOT_DRAWN = 0.1  # of the samples' effective sample size; if the data's is less, much of them is not drawn
 _PATIENCE = 4  # rounds of the bead energy alone, which cost little, before nothing has got better
-_CLASHING = 0.1  # the part of the data whose atoms may clash in all tries
 _DATA = 8192  # frames whose beads' free energies are taken before rounds that leave the flow as it is
 
 
@@ -124,118 +117,6 @@ def _kept_map(
     kept: dict[str, Any] = {}
     resume_from(output, identity, "training", lambda header, _: kept.update(header["map"]))
     return (map_from_config(kept["config"]), kept["record"]) if kept else None
-
-
-def _hot_beads(frames: list[torch.Tensor], n: int, seed: int) -> torch.Tensor:
-    """Return some bead configurations of the ladder's higher temperatures; none if there are no such.
-
-    They cross barriers, and so find what the model takes for rarer than it is: it would never be drawn at the
-    model's temperature, and no weight would tell.
-    """
-    beads = torch.cat(frames)
-    return beads[torch.randperm(len(beads), generator=torch.Generator().manual_seed(seed))[:n]]
-
-
-def _excess(log_weights: np.ndarray, samples: Samples) -> np.ndarray:
-    """Return log-weights less the median of the samples', with their shape."""
-    usable = np.isfinite(samples.log_weights)
-    if not usable.any():
-        return np.zeros(len(log_weights))
-    return log_weights - np.median(samples.log_weights[usable])
-
-
-def _missed(beads: torch.Tensor, log_weights: np.ndarray, n_most: int, seed: int) -> torch.Tensor:
-    """Return bead configurations of the data that the model draws far too rarely, at random and each several times.
-
-    Args:
-        beads: Bead configurations of the data with shape=(n, n_beads, 3).
-        log_weights: The model's log-weights of the data with shape=(n,).
-        n_most: How many there are at most.
-        seed: Seed of the choice.
-    """
-    found = beads[torch.from_numpy(log_weights > np.median(log_weights) + _MISSED)]
-    if not len(found):
-        return found
-    generator = torch.Generator().manual_seed(seed)
-    return found[torch.randint(len(found), (min(n_most, _REPEATS * len(found)),), generator=generator)]
-
-
-def _data_ess(log_weights: np.ndarray, samples: Samples) -> float:
-    """Return the effective sample size over the number of samples, as the data see it.
-
-    That is the mean weight of the samples over that of the data, which are distributed as samples should be: so it
-    is small, too, if the model does not draw what the data have, when the samples' own weights do not tell. Weights
-    are at most those of all samples together: what has more is never drawn, and how much more does not matter.
-
-    Args:
-        log_weights: The model's log-weights of data that it has not been trained on with shape=(n_frames,).
-        samples: The samples, with at least one weight.
-    """
-    n = len(samples.log_weights)
-    excess = log_weights - (np.logaddexp.reduce(samples.log_weights) - math.log(n))
-    return min(1.0, float(1.0 / np.exp(np.minimum(excess, math.log(n))).mean()))
-
-
-def _range(log_weights: np.ndarray) -> float:
-    """Return the range of the middle half of log-weights; infinite if a quarter of them is."""
-    low, high = np.quantile(log_weights, (0.25, 0.75), method="lower")
-    return float(high - low) if math.isfinite(low) else math.inf
-
-
-def _warn_of_clashes(pool: BeadPool, n_tries: int) -> None:
-    """Warn if the flow finds no place for the atoms around many beads of the data: rounds take these for rare."""
-    clashing = float((pool.free_energies >= highest_free_energy(pool)).double().mean())
-    if clashing > _CLASHING:
-        warnings.warn(
-            f"Around {clashing:.0%} of the data's beads all configurations of the flow ({n_tries} each) clash, so "
-            "that rounds take these for rarer than they are. Take more (--round-tries), or train longer (--steps).",
-            ReliabilityWarning,
-            stacklevel=2,
-        )
-
-
-def _warn_of_missed(kept: dict[str, Any]) -> None:
-    """Warn if the data have what the model of a round draws far too rarely, although its weights look well."""
-    ess, of_data = _figure(kept, "effective_sample_size"), _data_figure(kept)
-    if _is_trusted(kept) and of_data < _NOT_DRAWN * ess:
-        warnings.warn(
-            "The model draws some of what the data have far too rarely: by the data's weights the effective sample "
-            f"size is {of_data:.2%}, and not {ess:.2%} as by those of its samples, which cannot tell. Train longer "
-            "(--steps), with rare configurations more often (--even-fraction 0.5), or in more rounds of the bead "
-            "potential alone (--frozen-flow --rounds 20 --round-tries 16).",
-            ReliabilityWarning,
-            stacklevel=3,
-        )
-
-
-def _data_figure(one: dict[str, Any]) -> float:
-    """Return the effective sample size of a round as the data see it; 1 if it was not looked at."""
-    return float(one.get("data_effective_sample_size", 1.0))
-
-
-def _figure(one: dict[str, Any], name: str) -> float:
-    """Return a figure of a round; infinite ones are words in a checkpoint."""
-    return float(one[name])
-
-
-def _is_trusted(one: dict[str, Any]) -> bool:
-    """Tell whether the weights of a round's samples can be trusted."""
-    return _figure(one, "pareto_k") < UNRELIABLE_PARETO_K
-
-
-def _merit(one: dict[str, Any]) -> tuple[bool, float]:
-    """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
-
-    That is the mean of the logarithms of the two effective sample sizes, the samples' and the data's. The smaller
-    one would not do: a few frames far from all samples (peptide bonds that are cis, one in 2,000) can keep that of
-    the data where it is, whatever else gets better. That of weights that cannot be trusted says nothing; the range
-    of the middle half of their logarithms does. The dispersion at higher temperatures does not count: it does not
-    tell how much weight at the model's is missing.
-    """
-    if not _is_trusted(one):
-        return False, -_figure(one, "log_weight_range")
-    both = _figure(one, "effective_sample_size") * _data_figure(one)
-    return True, 0.5 * math.log(max(both, 1e-12))
 
 
 class _Trainer:
@@ -446,10 +327,10 @@ class _Trainer:
             n_tries=settings.round_tries,
             on_frame=lambda sampler: frames.append(sampler.hot()),
         )
-        hot = _hot_beads(frames, n, seed)
+        hot = rounds.hot_beads(frames, n, seed)
         hot_log_weights = self._new_log_weights(model, hot)
-        excess = _excess(hot_log_weights, samples)
-        hot_dispersion = self._hot_dispersion(excess)
+        excess = rounds.excess_over(hot_log_weights, samples)
+        spread = rounds.hot_dispersion(excess)
         some = bool(np.isfinite(samples.log_weights).any())
         table = consistency_table(samples, self.data) if some else []
         data_log_weights = self.loss.log_weights(self._data_log_densities(model), model.energy)
@@ -461,36 +342,37 @@ class _Trainer:
                 "n_samples": len(samples),
                 "n_tries": settings.round_tries,
                 "effective_sample_size": samples.ess() if some else 0.0,
-                "data_effective_sample_size": _data_ess(held_out, samples) if some else 0.0,
-                "log_weight_range": _range(samples.log_weights),
+                "data_effective_sample_size": rounds.data_ess(held_out, samples) if some else 0.0,
+                "log_weight_range": rounds.middle_range(samples.log_weights),
                 "pareto_k": samples.pareto_k() if some else math.inf,
                 "out_of_domain": samples.n_out_of_domain,
                 "bead_acceptance": samples.record["bead_acceptance"],
                 "bead_timestep": samples.record["bead_timestep"],
                 "largest_deviation": largest_deviation(table) if some else math.inf,
-                **({} if math.isnan(hot_dispersion) else {"hot_dispersion": hot_dispersion}),
+                **({} if math.isnan(spread) else {"hot_dispersion": spread}),
                 "table": [dataclasses.asdict(line) for line in table],
             }
         )
-        if len(self.rounds) == 1 or _merit(self.rounds[-1]) > _merit(self.rounds[self.kept]):
+        last, best = self.rounds[-1], self.rounds[self.kept]
+        if len(self.rounds) == 1 or rounds.round_merit(last) > rounds.round_merit(best):
             self.kept, self.best = len(self.rounds) - 1, [mean.clone() for mean in self.average]
         beads = torch.from_numpy(samples.beads)
         if not settings.frozen_flow:
             beads = torch.cat([beads, hot[torch.from_numpy(excess > -_NEGLIGIBLE)]])
-            missed = self._missed_data(data_log_weights, len(beads) // 3, seed)
-            self.pool = torch.cat([beads, missed.to(beads)]).to(self.start)
+            unseen = self._missed_data(data_log_weights, len(beads) // 3, seed)
+            self.pool = torch.cat([beads, unseen.to(beads)]).to(self.start)
             return
         self._fill_pool(model, beads, samples.log_weights)
         self._fill_pool(model, hot, hot_log_weights)
         # Only then does a weight far above the others' say more than how wrong all are.
-        if _is_trusted(self.rounds[-1]):
-            missed = self._missed_data(data_log_weights, (len(beads) + len(hot)) // 3, seed)
-            self._fill_pool(model, missed, self._new_log_weights(model, missed))
+        if rounds.is_trusted(self.rounds[-1]):
+            unseen = self._missed_data(data_log_weights, (len(beads) + len(hot)) // 3, seed)
+            self._fill_pool(model, unseen, self._new_log_weights(model, unseen))
 
     def _missed_data(self, log_weights: np.ndarray, n_most: int, seed: int) -> torch.Tensor:
         """Return the data's beads that are hardly drawn; of frames held out none, which are to tell of others."""
         n = self.loss.n_training
-        return _missed(self.loss.frames.beads[:n], log_weights[:n], n_most, seed)
+        return rounds.missed(self.loss.frames.beads[:n], log_weights[:n], n_most, seed)
 
     def _data_log_densities(self, model: CoarseGrainedGenerator) -> torch.Tensor:
         """Return what the flow gives the data; of a flow that stays as it is, what it gave them before."""
@@ -510,7 +392,7 @@ class _Trainer:
             self.bead_pool = pool_of_data(
                 model, self.loss.frames.beads[chosen], n_tries=settings.round_tries, seed=settings.seed
             )
-            _warn_of_clashes(self.bead_pool, settings.round_tries)
+            rounds.warn_of_clashes(self.bead_pool, settings.round_tries)
         self.bead_pool = self.bead_pool.joined(bead_pool(model, beads, log_weights))
 
     def _new_log_weights(self, model: CoarseGrainedGenerator, beads: torch.Tensor) -> np.ndarray:
@@ -523,30 +405,13 @@ class _Trainer:
                 beads, seed=self.settings.seed, n_tries=self.settings.round_tries
             ).log_weights
 
-    def _hot_dispersion(self, excess: np.ndarray) -> float:
-        """Return the dispersion of weights that are too large: the samples show those that are too small."""
-        if not len(excess):
-            return math.nan
-        missing = torch.from_numpy(-excess).clamp_max(0.0)
-        return float(dispersion(missing, _HUBER))
-
     def _settled(self) -> bool:
         """Tell whether the last rounds have made nothing better that could be seen."""
         n = _PATIENCE if self.settings.frozen_flow else 1
         if len(self.rounds) <= n:
             return False
         before, *last = self.rounds[-n - 1 :]
-        return not any(self._is_better(one, before) for one in last)
-
-    def _is_better(self, one: dict[str, Any], before: dict[str, Any]) -> bool:
-        """Tell whether a round is better than one before, or might be, as weights cannot be trusted."""
-        (trusted_before, merit_before), (trusted, merit) = _merit(before), _merit(one)
-        change = _figure(one, "largest_deviation") - _figure(before, "largest_deviation")
-        return (
-            not (trusted_before and trusted)
-            or merit >= merit_before + self.settings.tolerance
-            or change <= -1.0
-        )
+        return not any(rounds.is_better(one, before, self.settings.tolerance) for one in last)
 
     # Checkpoints
 
@@ -608,7 +473,7 @@ class _Trainer:
     def finish(self) -> CoarseGrainedGenerator:
         """Save the model of the best round and remove the checkpoint."""
         self.average = self.best
-        _warn_of_missed(self.rounds[self.kept])
+        rounds.warn_of_missed(self.rounds[self.kept])
         model = self.model()
         timestep = self.rounds[self.kept]["bead_timestep"]
         model.sampling = dataclasses.replace(model.sampling, timestep=timestep)

@@ -10,7 +10,7 @@ import torch
 from chain_molecule import BOND_RANGE, TORSION_RANGE, T, average, bond_law, chain_data, torsion_law
 
 from openmm_bg import TorchPotential, statistics
-from openmm_bg.coarse_graining import generator, training
+from openmm_bg.coarse_graining import generator, rounds, training
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
@@ -128,7 +128,7 @@ def test_dispersion_at_higher_temperatures(data, tmp_path, monkeypatch):
 
     def found(samples, hot=hot):
         log_weights = trainer._new_log_weights(model, hot)
-        return trainer._hot_dispersion(training._excess(log_weights, samples))
+        return rounds.hot_dispersion(rounds.excess_over(log_weights, samples))
 
     before = found(samples)
     assert before > 1

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import huber
 
 from openmm_bg import TorchPotential
-from openmm_bg.coarse_graining import free_energy_loss, training
+from openmm_bg.coarse_graining import free_energy_loss, rounds, training
 from openmm_bg.coarse_graining.bead_energy import BeadEnergy
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.coupling_backmapping import CouplingBackmapping
@@ -284,7 +284,7 @@ def test_rounds_leave_the_flow_as_it_is(data, coarse_map, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "FreeEnergyLoss", Kept)
-        patch.setattr(training, "_merit", lambda one: (True, one["round"]))  # the last is kept
+        patch.setattr(rounds, "round_merit", lambda one: (True, one["round"]))  # the last is kept
         model = train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS, potential=potential)
     for a, b in zip(model.flow.state_dict().values(), one.flow.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -335,7 +335,7 @@ def test_an_interrupted_training_goes_on(data, coarse_map, whole, tmp_path, monk
 def test_data_without_room_for_atoms_are_warned_of(n_clashing, warns, recwarn):
     free_energies = [100.0 + k % 7 for k in range(100)]
     free_energies[:n_clashing] = [1e9] * n_clashing
-    training._warn_of_clashes(pool_of([0.0] * 100, free_energies, 100), 3)
+    rounds.warn_of_clashes(pool_of([0.0] * 100, free_energies, 100), 3)
     assert len(recwarn) == int(warns)
     if warns:
         text = str(recwarn[0].message)

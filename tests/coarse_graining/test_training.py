@@ -12,7 +12,7 @@ import torch
 from chain_molecule import chain_data
 
 from openmm_bg import TorchPotential, statistics
-from openmm_bg.coarse_graining import training
+from openmm_bg.coarse_graining import rounds, training
 from openmm_bg.coarse_graining.bead_sampling import BeadSamplingSettings
 from openmm_bg.coarse_graining.choices import MapChoice
 from openmm_bg.coarse_graining.maps import centroid_map, selection_map
@@ -141,7 +141,7 @@ def test_beads_that_are_missed_join_if_weights_can_be_trusted(
         return missing(self, 7)
 
     monkeypatch.setattr(training.JointLoss, "log_weights", log_weights)
-    monkeypatch.setattr(training, "_is_trusted", lambda one: trusted)
+    monkeypatch.setattr(rounds, "is_trusted", lambda one: trusted)
     settings = dataclasses.replace(SETTINGS, frozen_flow=True)
     with pytest.raises(KeyboardInterrupt):
         train_coarse_grained(data, coarse_map, tmp_path / "m", settings, on_checkpoint=stopped_after(2))
@@ -198,8 +198,8 @@ def test_the_best_round_is_kept(data, coarse_map, tmp_path, monkeypatch, first, 
         judge(trainer)
         trainer.rounds[-1] |= found[len(trainer.rounds) - 1]
 
-    before = training._merit
-    monkeypatch.setattr(training, "_merit", lambda one: before(found[one["round"]]))
+    before = rounds.round_merit
+    monkeypatch.setattr(rounds, "round_merit", lambda one: before(found[one["round"]]))
     monkeypatch.setattr(training._Trainer, "_judge", replaced)
     with pytest.raises(KeyboardInterrupt):
         train_coarse_grained(data, coarse_map, tmp_path / "m", SETTINGS, on_checkpoint=stopped_after(3))
@@ -235,7 +235,7 @@ def test_the_data_tell_what_the_samples_cannot(rng):
         x = drawn(share, math.sqrt(2.0), n)
         weights = log_p(x) - log_q(x, share)
         found[share] = (
-            training._data_ess(log_p(data) - log_q(data, share) + 7.0, Weights(weights + 7.0)),
+            rounds.data_ess(log_p(data) - log_q(data, share) + 7.0, Weights(weights + 7.0)),
             statistics.effective_sample_size(weights),
         )
     theory = math.sqrt(3.0) / 2.0  # 1 / integral of p^2 / q, of normal distributions of widths 1 and sqrt(2)
@@ -248,7 +248,7 @@ def test_the_data_tell_what_the_samples_cannot(rng):
 def test_data_that_were_trained_on_do_not_tell(data, coarse_map, tmp_path, monkeypatch):
     """They may have been learned by heart."""
     found = []
-    monkeypatch.setattr(training, "_data_ess", lambda log_weights, samples: found.append(log_weights) or 0.5)
+    monkeypatch.setattr(rounds, "data_ess", lambda log_weights, samples: found.append(log_weights) or 0.5)
     settings = dataclasses.replace(SETTINGS, n_rounds=0, validation_fraction=0.25)
     model = train_coarse_grained(data, coarse_map, tmp_path / "m", settings)
     assert model.record["rounds"][0]["data_effective_sample_size"] == 0.5
@@ -263,11 +263,11 @@ def test_what_the_data_have_and_the_model_does_not_draw_is_trained_on():
     beads = torch.arange(1000.0)[:, None, None].expand(-1, 4, 3)
     log_weights = np.zeros(1000)
     log_weights[:3], log_weights[3:20] = 6.0, 4.0
-    found = training._missed(beads, log_weights, 10_000, seed=1)[:, 0, 0]
+    found = rounds.missed(beads, log_weights, 10_000, seed=1)[:, 0, 0]
     assert sorted(set(found.tolist())) == [0, 1, 2]
     assert len(found) == 3 * 32
-    assert len(training._missed(beads, log_weights, 50, seed=1)) == 50
-    assert training._missed(beads, np.zeros(1000), 50, seed=1).shape == (0, 4, 3)
+    assert len(rounds.missed(beads, log_weights, 50, seed=1)) == 50
+    assert rounds.missed(beads, np.zeros(1000), 50, seed=1).shape == (0, 4, 3)
 
 
 def test_the_pool_has_beads_of_the_data_that_are_missed(data, coarse_map, tmp_path, monkeypatch):
@@ -307,14 +307,12 @@ def test_densities_of_the_data_are_taken_once_if_the_flow_stays_as_it_is(
 
 def test_a_model_that_misses_some_of_the_data_is_warned_of():
     with pytest.warns(ReliabilityWarning, match=r"effective sample size is 1\.00%, and not 50\.00%"):
-        training._warn_of_missed(judged(data_effective_sample_size=0.01))
+        rounds.warn_of_missed(judged(data_effective_sample_size=0.01))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        training._warn_of_missed(judged(data_effective_sample_size=0.2))
-        training._warn_of_missed(judged())
-        training._warn_of_missed(
-            judged(data_effective_sample_size=0.01, pareto_k=math.inf)
-        )  # is said besides
+        rounds.warn_of_missed(judged(data_effective_sample_size=0.2))
+        rounds.warn_of_missed(judged())
+        rounds.warn_of_missed(judged(data_effective_sample_size=0.01, pareto_k=math.inf))  # is said besides
 
 
 def test_log_weights_of_the_data_are_those_of_samples(data, coarse_map, tmp_path):
