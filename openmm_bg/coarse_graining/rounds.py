@@ -133,7 +133,7 @@ def round_merit(one: dict[str, Any]) -> tuple[bool, float]:
     """Return by what the best round is kept: whether its weights can be trusted, and what samples are worth.
 
     That is the mean of the logarithms of the two effective sample sizes, the samples' and the data's. The smaller
-    one would not do: a few frames far from all samples (peptide bonds that are cis, one in 2,000) can keep that of
+    one would not do: a few frames far from all samples (those with a cis peptide bond) can keep that of
     the data where it is, whatever else gets better. That of weights that cannot be trusted says nothing; the range
     of the middle half of their logarithms does. The dispersion at higher temperatures does not count: it does not
     tell how much weight at the model's is missing.

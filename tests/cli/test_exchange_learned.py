@@ -128,7 +128,8 @@ def test_ctrl_c_and_kill_leave_a_run_that_the_same_command_continues(run, model,
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code, errors
         if stop == signal.SIGINT:
-            assert errors.startswith("interrupted: the same command continues from the last checkpoint, if")
+            hint = "the same command continues from the last checkpoint, if it had got so far."
+            assert errors == f"interrupted: {hint}\n"
         found = read_exchange(path)
         assert found.n_iterations >= 6, number
         if kept is not None:  # it went on from a checkpoint, four iterations back at most

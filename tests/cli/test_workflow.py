@@ -163,9 +163,8 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_continues(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert (
-        errors == "interrupted: the same command continues from the last checkpoint, if it had got so far.\n"
-    )
+    hint = "the same command continues from the last checkpoint, if it had got so far."
+    assert errors == f"interrupted: {hint}\n"
     assert not (output / "trajectory.h5").exists()
     assert not [name for name in snapshot(output) if "partial" in name]
     finished = {name: p for name, p in snapshot(output).items() if "segment" in name}
